@@ -1,0 +1,44 @@
+//! Changes of the membership: the only thing that is ever written to etcd.
+
+use etcd_client::MemberAddOptions;
+use membership::record::Id;
+use membership::version::JoinAs;
+
+use crate::member::Member;
+use crate::refusal::CallError;
+
+impl Member {
+    /// `member add`, as a learner or as a voter; the new member's ID.
+    ///
+    /// # Errors
+    /// What the server refused it with. After [`crate::Refusal::Unknown`] list again: it may have
+    /// been applied.
+    pub async fn add(&self, peer_url: &str, join: JoinAs) -> Result<Id, CallError> {
+        let mut client = self.client.clone();
+        let options = match join {
+            JoinAs::Learner => MemberAddOptions::new().with_is_learner(),
+            JoinAs::Voter => MemberAddOptions::new(),
+        };
+        let added = self.bounded("member add", client.member_add([peer_url], Some(options))).await?;
+        // A response without the member has not been seen; 0 is no member's ID and matches none.
+        Ok(Id(added.member().map_or(0, etcd_client::Member::id)))
+    }
+
+    /// `member promote`. To be sent to the leader: followers refuse it with auth on 3.5.28–.
+    ///
+    /// # Errors
+    /// What the server refused it with.
+    pub async fn promote(&self, id: Id) -> Result<(), CallError> {
+        let mut client = self.client.clone();
+        self.bounded("member promote", client.member_promote(id.0)).await.map(drop)
+    }
+
+    /// `member remove`.
+    ///
+    /// # Errors
+    /// What the server refused it with.
+    pub async fn remove(&self, id: Id) -> Result<(), CallError> {
+        let mut client = self.client.clone();
+        self.bounded("member remove", client.member_remove(id.0)).await.map(drop)
+    }
+}

@@ -1,0 +1,17 @@
+//! etcd as this product uses it: one observed member is one connection, every call has a
+//! deadline, and nothing but membership calls is ever written.
+//!
+//! [`member`] asks one member, [`change`] changes the membership through one, [`validation`]
+//! compares the keys of all, [`wal`] tells whose data a directory holds, [`refusal`] is the
+//! closed list of what a server answers.
+
+mod change;
+mod member;
+mod refusal;
+mod validation;
+mod wal;
+
+pub use member::{Member, observe};
+pub use refusal::{CallError, Refusal};
+pub use validation::{Hashed, Keys, Verdict, validate};
+pub use wal::{DataDir, WalError, identify};

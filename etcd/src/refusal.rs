@@ -1,0 +1,145 @@
+//! What a server says no with. etcd's texts are matched in this one place, because the client
+//! passes them on as they are (facts-etcd 5.1).
+
+use std::time::Duration;
+
+/// A server's answer that is not what was asked for, told apart as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// "unhealthy cluster": not all members connected for 5 s yet. Wait.
+    Unhealthy,
+    /// The learner is not in sync with the leader yet. Wait.
+    LearnerNotReady,
+    /// Another learner is there. List again.
+    TooManyLearners,
+    /// "Peer URLs already exists", "member ID already exist": somebody added it. List again.
+    AlreadyExists,
+    /// "can only promote a learner member": it is a voter already. List again.
+    AlreadyVoter,
+    /// "member not found": it is gone. List again.
+    NotFound,
+    /// The change would leave fewer started members than a quorum.
+    NotEnoughStarted,
+    /// A learner does not serve this call.
+    NotForLearners,
+    /// The revision is ahead of what the member has applied. Ask again.
+    FutureRevision,
+    /// The revision has been compacted away. Pin another.
+    Compacted,
+    /// No leader, a change of leader, or a time-out: whether the change was applied is unknown.
+    /// List again.
+    Unknown,
+    /// None of the above.
+    Other,
+}
+
+impl Refusal {
+    /// Tells a server's text apart.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        const TEXTS: [(&str, Refusal); 18] = [
+            ("unhealthy cluster", Refusal::Unhealthy),
+            ("in sync with leader", Refusal::LearnerNotReady),
+            ("too many learner members", Refusal::TooManyLearners),
+            ("Peer URLs already exists", Refusal::AlreadyExists),
+            ("member ID already exist", Refusal::AlreadyExists),
+            ("can only promote a learner member", Refusal::AlreadyVoter),
+            ("member not found", Refusal::NotFound),
+            ("not enough started members", Refusal::NotEnoughStarted),
+            ("rpc not supported for learner", Refusal::NotForLearners),
+            ("required revision is a future revision", Refusal::FutureRevision),
+            ("required revision has been compacted", Refusal::Compacted),
+            ("no leader", Refusal::Unknown),
+            ("leader changed", Refusal::Unknown),
+            ("not leader", Refusal::Unknown),
+            ("request timed out", Refusal::Unknown),
+            ("Timeout expired", Refusal::Unknown),
+            ("transport error", Refusal::Unknown),
+            ("server stopped", Refusal::Unknown),
+        ];
+        TEXTS.iter().find(|(part, _)| text.contains(part)).map_or(Self::Other, |&(_, refusal)| refusal)
+    }
+}
+
+/// A call to a member that did not give what was asked for.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// The member answered no.
+    #[error("{call} on {url}: {text}")]
+    Refused {
+        /// The call, in etcdctl's words.
+        call: &'static str,
+        /// The member's client URL.
+        url: String,
+        /// The server's own text.
+        text: String,
+        /// What it means here.
+        refusal: Refusal,
+    },
+    /// Nothing came before the deadline.
+    #[error("{call} on {url}: no answer within {:.1} s", .deadline.as_secs_f64())]
+    Silent {
+        /// The call, in etcdctl's words.
+        call: &'static str,
+        /// The member's client URL.
+        url: String,
+        /// How long was waited.
+        deadline: Duration,
+    },
+}
+
+impl CallError {
+    pub(crate) fn refused(call: &'static str, url: &str, error: &etcd_client::Error) -> Self {
+        let text = match error {
+            etcd_client::Error::GRpcStatus(status) => match std::error::Error::source(status) {
+                // "transport error" alone helps nobody: its cause says "connection refused".
+                Some(cause) => format!("{}: {}", status.message(), innermost(cause)),
+                None => status.message().to_owned(),
+            },
+            other => other.to_string(),
+        };
+        let refusal = Refusal::of(&text);
+        Self::Refused { call, url: url.to_owned(), text, refusal }
+    }
+
+    /// What the answer means; silence leaves everything open.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::Refused { refusal, .. } => *refusal,
+            Self::Silent { .. } => Refusal::Unknown,
+        }
+    }
+}
+
+fn innermost(mut error: &(dyn std::error::Error + 'static)) -> String {
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Refusal::{self, *};
+
+    #[test]
+    fn every_text_of_the_servers_has_its_meaning() {
+        for (text, meaning) in [
+            ("etcdserver: unhealthy cluster", Unhealthy),
+            ("etcdserver: can only promote a learner member which is in sync with leader", LearnerNotReady),
+            ("etcdserver: can only promote a learner member", AlreadyVoter),
+            ("etcdserver: too many learner members in cluster", TooManyLearners),
+            ("etcdserver: Peer URLs already exists", AlreadyExists),
+            ("etcdserver: member not found", NotFound),
+            ("etcdserver: re-configuration failed due to not enough started members", NotEnoughStarted),
+            ("etcdserver: rpc not supported for learner", NotForLearners),
+            ("etcdserver: mvcc: required revision is a future revision", FutureRevision),
+            ("etcdserver: mvcc: required revision has been compacted", Compacted),
+            ("etcdserver: request timed out, possibly due to connection lost", Unknown),
+            ("etcdserver: something new", Other),
+        ] {
+            assert_eq!(Refusal::of(text), meaning, "{text}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Do all members hold the same keys? HashKV of every one at one pinned revision.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use etcd_client::GetOptions;
+use futures::future::join_all;
+use membership::names::{Ordinal, Target};
+
+use crate::member::Member;
+use crate::refusal::{CallError, Refusal};
+
+/// One member's hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hashed {
+    /// 32 bits over all keys up to the revision.
+    pub hash: u32,
+    /// The member's compact revision; hashes compare only where it is the same.
+    pub compact_revision: i64,
+    /// How many keys live at the revision.
+    pub keys: i64,
+}
+
+/// What all members hold at one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// The pinned revision.
+    pub revision: i64,
+    /// By ordinal.
+    pub members: BTreeMap<Ordinal, Hashed>,
+}
+
+/// The outcome of a comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every member holds the same.
+    Equal(Keys),
+    /// At the same revision and the same compact revision they differ.
+    Differ(Keys),
+    /// Nothing comparable was seen; why, for the last try.
+    Unknown(String),
+}
+
+/// Compares the members of these ordinals, trying again (a member that lags behind, a compaction
+/// in between) until `tries` are used up. `call` bounds one call: hashing reads every key.
+pub async fn validate(target: &Target, ordinals: &[Ordinal], call: Duration, tries: u32) -> Verdict {
+    let mut why = String::from("no try was made");
+    for _ in 0..tries {
+        match attempt(target, ordinals, call).await {
+            Ok(keys) => {
+                let mut hashed = keys.members.values();
+                let Some(first) = hashed.next() else {
+                    return Verdict::Unknown("no member to ask".into());
+                };
+                if keys.members.values().all(|h| h == first) {
+                    return Verdict::Equal(keys);
+                }
+                if keys.members.values().all(|h| h.compact_revision == first.compact_revision) {
+                    return Verdict::Differ(keys);
+                }
+                why = format!("members were compacted differently at revision {}", keys.revision);
+            }
+            Err(error) => {
+                why = error.to_string();
+                if !matches!(error.refusal(), Refusal::FutureRevision | Refusal::Compacted | Refusal::Unknown) {
+                    break;
+                }
+            }
+        }
+    }
+    Verdict::Unknown(why)
+}
+
+async fn attempt(target: &Target, ordinals: &[Ordinal], call: Duration) -> Result<Keys, CallError> {
+    let mut members = Vec::new();
+    for &ordinal in ordinals {
+        members.push((ordinal, Member::at(&target.client_url(ordinal), call).await?));
+    }
+    let Some((_, first)) = members.first() else {
+        return Ok(Keys { revision: 0, members: BTreeMap::new() });
+    };
+    // A linearizable read: every write acknowledged until now is at or below this revision.
+    let revision = first.count(None).await?.revision;
+    let hashed = join_all(members.iter().map(|(ordinal, member)| async move {
+        // The read at the revision, through the member's own log, waits until it is applied there.
+        let keys = member.count(Some(revision)).await?.keys;
+        let mut client = member.client.clone();
+        let answer = member.bounded("endpoint hashkv", client.hash_kv(revision)).await?;
+        Ok((*ordinal, Hashed { hash: answer.hash(), compact_revision: answer.compact_version(), keys }))
+    }));
+    let members = hashed.await.into_iter().collect::<Result<_, CallError>>()?;
+    Ok(Keys { revision, members })
+}
+
+/// A count of all keys, and the revision it was taken at.
+struct Count {
+    keys: i64,
+    revision: i64,
+}
+
+impl Member {
+    async fn count(&self, revision: Option<i64>) -> Result<Count, CallError> {
+        let mut client = self.client.clone();
+        let mut options = GetOptions::new().with_all_keys().with_count_only();
+        if let Some(revision) = revision {
+            options = options.with_revision(revision);
+        }
+        let answer = self.bounded("get --count-only", client.get("", Some(options))).await?;
+        let at = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        Ok(Count { keys: answer.count(), revision: at })
+    }
+}

@@ -1,0 +1,265 @@
+//! Every refusal by name, with its whole message: it is what a person has to go on.
+
+use super::*;
+use crate::names::tests::puls8;
+use crate::observed::ListedMember;
+use crate::record::{Id, State};
+
+const CLUSTER: Id = Id(0xc1);
+
+fn id(ordinal: Ordinal) -> Id {
+    Id(0x10 + u64::from(ordinal))
+}
+
+fn verified(count: Ordinal) -> Record {
+    (0..count).fold(Record::new(CLUSTER), |record, ordinal| record.with(ordinal, id(ordinal), State::Member))
+}
+
+fn listed(ordinal: Ordinal) -> ListedMember {
+    ListedMember {
+        id: id(ordinal),
+        name: puls8().pod(ordinal),
+        peer_urls: vec![puls8().peer_url(ordinal)],
+        client_urls: vec![puls8().client_url(ordinal)],
+        learner: false,
+    }
+}
+
+fn healthy(ordinal: Ordinal, of: Ordinal) -> Answer {
+    Answer {
+        member: id(ordinal),
+        cluster: CLUSTER,
+        leader: Some(id(0)),
+        learner: false,
+        version: "3.6.14".into(),
+        revision: 7,
+        raft_index: 9,
+        applied_index: 9,
+        errors: Vec::new(),
+        list: Some((0..of).map(listed).collect()),
+    }
+}
+
+/// A change from three healthy members, and what a test bends of it.
+struct Case {
+    new: u32,
+    old: u32,
+    request: Request,
+    first_ordinal: (u32, u32),
+    record: Option<Result<Record, ParseRecordError>>,
+    changes_template: bool,
+    rollout: Option<String>,
+    answers: BTreeMap<Ordinal, Answered>,
+    age: Option<Duration>,
+}
+
+fn from_three_to(new: u32) -> Case {
+    Case {
+        new,
+        old: 3,
+        request: Request::StatefulSet,
+        first_ordinal: (0, 0),
+        record: Some(Ok(verified(3))),
+        changes_template: false,
+        rollout: None,
+        answers: (0..3).map(|ordinal| (ordinal, Ok(healthy(ordinal, 3)))).collect(),
+        age: Some(Duration::from_secs(1)),
+    }
+}
+
+impl Case {
+    fn with(mut self, bend: impl FnOnce(&mut Self)) -> Self {
+        bend(&mut self);
+        self
+    }
+
+    /// One member's answer bent.
+    fn member_1(self, bend: impl FnOnce(&mut Answer)) -> Self {
+        self.with(|case| {
+            if let Some(Ok(answer)) = case.answers.get_mut(&1) {
+                bend(answer);
+            }
+        })
+    }
+
+    fn decide(self) -> Decision {
+        let Self { new, old, request, first_ordinal, record, changes_template, rollout, answers, age } = self;
+        let seen = age.map(|age| Seen { age, answers: &answers });
+        decide(&Change { target: &puls8(), request, old, new, first_ordinal, record, changes_template, rollout, seen })
+    }
+
+    #[track_caller]
+    fn refused(self) -> String {
+        match self.decide() {
+            Decision::Refuse(why) => why,
+            Decision::Admit { .. } => panic!("admitted"),
+        }
+    }
+
+    #[track_caller]
+    fn admitted(self) -> Vec<String> {
+        match self.decide() {
+            Decision::Admit { warnings } => warnings,
+            Decision::Refuse(why) => panic!("refused: {why}"),
+        }
+    }
+}
+
+#[test]
+fn a_healthy_cluster_may_grow_and_an_even_size_is_warned_of() {
+    assert!(from_three_to(5).admitted().is_empty());
+    insta::assert_snapshot!(from_three_to(4).admitted().join("\n"), @"4 etcd members tolerate 1 failure, the same as 3; 5 would tolerate 2");
+    insta::assert_snapshot!(from_three_to(6).admitted().join("\n"), @"6 etcd members tolerate 2 failures, the same as 5; 7 would tolerate 3");
+}
+
+#[test]
+fn zero() {
+    insta::assert_snapshot!(from_three_to(0).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 0 is refused: 0 members are no cluster. Stopping and scale-down are not built yet in this version. Keep the 3: helm upgrade --set etcd.replicaCount=3.");
+}
+
+#[test]
+fn more_than_seven() {
+    insta::assert_snapshot!(from_three_to(8).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 8 is refused: the most is 7. Every write waits for a majority: more members make etcd slower, not safer. Ask for 7 or fewer.");
+}
+
+#[test]
+fn through_scale() {
+    let scale = |new| from_three_to(new).with(|case| case.request = Request::Scale);
+    insta::assert_snapshot!(scale(4).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: it came through statefulsets/scale (kubectl scale or an autoscaler). Scaling by that way, and scale-down by any, are not built yet in this version. Scale up with helm upgrade --set etcd.replicaCount=4.");
+    assert!(scale(3).admitted().is_empty());
+}
+
+#[test]
+fn no_record_yet() {
+    insta::assert_snapshot!(from_three_to(4).with(|case| case.record = None).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: the cluster has not been verified yet (no record). A change during the bootstrap can make a second cluster. Wait until StatefulSet puls8/puls8-etcd has the annotation etcd-scaler.io/record, which comes as soon as a quorum of its members answers, and ask again.");
+}
+
+#[test]
+fn a_record_of_a_later_version() {
+    let later = Record::parse(r#"{"v":2,"cluster":"1","members":{}}"#);
+    insta::assert_snapshot!(from_three_to(4).with(|case| case.record = Some(later)).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: the annotation etcd-scaler.io/record has version 2, this program knows version 1: use the newer program. What was verified about the cluster is unknown. Ask again with the etcd-scaler version that wrote it.");
+}
+
+#[test]
+fn fewer_than_verified() {
+    insta::assert_snapshot!(from_three_to(2).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 2 is refused: 3 members are verified. A pod that goes before its member is removed from etcd costs the quorum, and scale-down is not built yet in this version. Keep the 3: helm upgrade --set etcd.replicaCount=3.");
+}
+
+#[test]
+fn while_another_scale_is_under_way() {
+    insta::assert_snapshot!(from_three_to(5).with(|case| case.old = 4).refused(), @"scaling StatefulSet puls8/puls8-etcd from 4 to 5 is refused: another scale is under way: 4 asked for, 3 members verified. Members join one scale at a time. Wait until all 4 are members, or go back: helm upgrade --set etcd.replicaCount=3.");
+}
+
+#[test]
+fn together_with_another_change_of_the_template() {
+    insta::assert_snapshot!(from_three_to(4).with(|case| case.changes_template = true).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: the same update changes the pod template as well. The newcomer would run what no member runs yet, and members would restart while it joins. Do one first, then the other: two upgrades.");
+}
+
+#[test]
+fn while_a_roll_out_is_under_way() {
+    let rolling = from_three_to(4).with(|case| case.rollout = Some("1 of 3 pods are updated".into()));
+    insta::assert_snapshot!(rolling.refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: a roll-out is under way (1 of 3 pods are updated). It restarts members while another joins. Wait for it (kubectl rollout status -n puls8 statefulset/puls8-etcd) and ask again.");
+}
+
+#[test]
+fn ordinals_that_do_not_start_at_zero() {
+    insta::assert_snapshot!(from_three_to(3).with(|case| case.first_ordinal = (0, 1)).refused(), @"this change of StatefulSet puls8/puls8-etcd is refused: spec.ordinals.start is 1. The members are numbered from 0. Set spec.ordinals.start to 0 or leave it out.");
+    // One that was so before we came keeps its repairs.
+    assert!(from_three_to(3).with(|case| case.first_ordinal = (1, 1)).admitted().is_empty());
+    from_three_to(4).with(|case| case.first_ordinal = (1, 1)).refused();
+}
+
+#[test]
+fn health_that_is_not_known() {
+    insta::assert_snapshot!(from_three_to(4).with(|case| case.age = None).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: the members' health is not known yet (etcd-scaler has just started). What is not known to be safe is refused. Ask again in a few seconds; if it stays so, see the webhook's log.");
+    insta::assert_snapshot!(from_three_to(4).with(|case| case.age = Some(Duration::from_secs(11))).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: the members' health was last seen 11 s ago, the limit is 10 s. What is not known to be safe is refused. Ask again in a few seconds; if it stays so, see the webhook's log.");
+    assert!(!from_three_to(4).with(|case| case.age = Some(MAX_AGE)).admitted().is_empty());
+}
+
+#[test]
+fn a_member_that_does_not_answer() {
+    let silent = from_three_to(4).with(|case| {
+        case.answers.insert(1, Err("http://puls8-etcd-1:2379: connection refused".into()));
+        case.answers.remove(&2);
+    });
+    insta::assert_snapshot!(silent.refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: 2 of 3 members not healthy (puls8-etcd-1: http://puls8-etcd-1:2379: connection refused; puls8-etcd-2: was not asked yet). 4 members need 3 for a quorum, and a newcomer does not count until it has caught up. Repair what is named and ask again; updates that keep the count of 3 are always admitted.");
+}
+
+#[test]
+fn a_member_that_is_not_healthy() {
+    let found = |bend: fn(&mut Answer)| from_three_to(4).member_1(bend).refused();
+    let all = [
+        found(|answer| answer.leader = None),
+        found(|answer| answer.errors = vec!["alarm NOSPACE".into(), "alarm CORRUPT".into()]),
+        found(|answer| answer.cluster = Id(0xc2)),
+        found(|answer| answer.member = Id(0x99)),
+        found(|answer| answer.learner = true),
+        found(|answer| answer.list = None),
+        found(|answer| answer.list.as_mut().unwrap()[2].learner = true),
+        found(|answer| answer.list.as_mut().unwrap()[2].client_urls.clear()),
+        found(|answer| answer.list.as_mut().unwrap().push(listed(3))),
+        found(|answer| drop(answer.list.as_mut().unwrap().pop())),
+        found(|answer| answer.list.as_mut().unwrap()[2].id = Id(0x99)),
+    ];
+    let found: Vec<&str> = all.iter().map(|why| why.split(['(', ')']).nth(1).unwrap()).collect();
+    insta::assert_snapshot!(found.join("\n"), @"
+    puls8-etcd-1: knows no leader
+    puls8-etcd-1: reports alarm NOSPACE, alarm CORRUPT
+    puls8-etcd-1: is in cluster 00000000000000c2, the record has 00000000000000c1
+    puls8-etcd-1: answers as member 0000000000000099, the record has 0000000000000011
+    puls8-etcd-1: is a learner, not yet a voting member
+    puls8-etcd-1: did not tell its member list
+    puls8-etcd-1: lists puls8-etcd-2 as a learner
+    puls8-etcd-1: lists puls8-etcd-2, which has not started
+    puls8-etcd-1: lists members that are not in the record: 0000000000000013
+    puls8-etcd-1: does not list members of the record: 0000000000000012
+    puls8-etcd-1: lists 0000000000000099 where the record has 0000000000000012
+    ");
+}
+
+#[test]
+fn an_equal_count_is_admitted_whatever_else() {
+    let broken = from_three_to(3).with(|case| {
+        case.record = None;
+        case.changes_template = true;
+        case.rollout = Some("1 of 3".into());
+        case.age = None;
+    });
+    assert!(broken.admitted().is_empty());
+}
+
+#[test]
+fn going_back_towards_the_record_is_admitted_while_members_are_sick() {
+    let back = |old, new| {
+        from_three_to(new).with(|case| {
+            case.old = old;
+            case.age = None;
+            case.changes_template = true;
+            case.record = Some(Ok(verified(3).with(3, id(3), State::Joining)));
+        })
+    };
+    assert!(back(4, 3).admitted().is_empty());
+    back(5, 4).admitted();
+    back(2, 3).admitted();
+    // Past the record is a scale-down, and the other way is a scale-up.
+    back(4, 2).refused();
+    back(4, 5).refused();
+    // Nothing goes back to 0, and a member that was verified does not go.
+    back(4, 0).refused();
+    from_three_to(3)
+        .with(|case| {
+            case.old = 4;
+            case.record = Some(Ok(verified(4)));
+        })
+        .refused();
+}
+
+#[test]
+fn going_back_through_scale_is_refused_too_in_this_version() {
+    from_three_to(3)
+        .with(|case| {
+            case.old = 4;
+            case.request = Request::Scale;
+        })
+        .refused();
+}

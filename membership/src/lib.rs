@@ -1,0 +1,17 @@
+//! The domain of etcd-scaler, pure.
+//!
+//! What an etcd cluster in a StatefulSet is called ([`names`]), what was verified about it
+//! ([`record`]), what was seen of it just now ([`observed`]), whether a change may start
+//! ([`guard`]), what to do next ([`next_step`]), and what is written into the objects
+//! ([`patch`], [`volume`]). Nothing here has a client, a clock, an environment or a runtime:
+//! time and observations are arguments.
+
+pub mod guard;
+pub mod names;
+pub mod next_step;
+pub mod observed;
+pub mod patch;
+pub mod quorum;
+pub mod record;
+pub mod version;
+pub mod volume;

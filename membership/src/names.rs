@@ -1,0 +1,140 @@
+//! Names and addresses: one StatefulSet, its ordinals, and the URLs that follow from them.
+
+use std::fmt;
+
+/// The annotation of the StatefulSet (and of the Lease) that holds the [`crate::record::Record`].
+pub const RECORD: &str = "etcd-scaler.io/record";
+/// The annotation of the StatefulSet that keeps the person's or chart's own partition
+/// while ours is in force.
+pub const KEPT_PARTITION: &str = "etcd-scaler.io/partition";
+/// The annotation of a pod that the webhook made a joiner (`"true"`).
+pub const JOINER: &str = "etcd-scaler.io/joiner";
+/// The annotation of a joining pod in which the Job permits its start ([`Permission`]).
+pub const PERMISSION: &str = "etcd-scaler.io/permission";
+/// The label of every Job of ours, and of its pod: the StatefulSet it works on.
+pub const TARGET: &str = "etcd-scaler.io/target";
+/// The name of the init container in which a joining pod waits.
+pub const ADMIT: &str = "admit";
+/// The name of the init container that proves the joining pod's etcd image.
+pub const ETCD_VERSION: &str = "etcd-version";
+/// The directory in which `admit` finds the permission as a downward-API file.
+pub const PERMISSION_DIR: &str = "/etc/etcd-scaler";
+/// The most members etcd's FAQ advises; more are refused.
+pub const MOST_MEMBERS: u32 = 7;
+
+/// A pod's number within its StatefulSet, from 0 (`spec.ordinals.start` other than 0 is refused).
+pub type Ordinal = u32;
+
+/// One etcd StatefulSet and how its members are addressed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The StatefulSet's namespace.
+    pub namespace: String,
+    /// The StatefulSet's name; pods are `<statefulset>-<ordinal>`.
+    pub statefulset: String,
+    /// The headless Service of the pods (`spec.serviceName`).
+    pub service: String,
+    /// The cluster's DNS domain, usually `cluster.local`.
+    pub cluster_domain: String,
+    /// The container that runs etcd.
+    pub container: String,
+    /// `http` or `https`, between members.
+    pub peer_scheme: String,
+    /// The port on which members listen for each other.
+    pub peer_port: u16,
+    /// `http` or `https`, for clients.
+    pub client_scheme: String,
+    /// The port on which members listen for clients.
+    pub client_port: u16,
+}
+
+impl Target {
+    /// The pod, and so the member, of an ordinal.
+    #[must_use]
+    pub fn pod(&self, ordinal: Ordinal) -> String {
+        format!("{}-{ordinal}", self.statefulset)
+    }
+
+    /// The ordinal of a pod or member name, if it is one of ours.
+    #[must_use]
+    pub fn ordinal_of(&self, pod: &str) -> Option<Ordinal> {
+        let digits = pod.strip_prefix(&self.statefulset)?.strip_prefix('-')?;
+        let ordinal: Ordinal = digits.parse().ok()?;
+        // "01" and "+1" parse as 1 and are not what the StatefulSet controller writes.
+        (ordinal.to_string() == digits).then_some(ordinal)
+    }
+
+    /// The pod's name in DNS.
+    #[must_use]
+    pub fn host(&self, ordinal: Ordinal) -> String {
+        let Self { namespace, service, cluster_domain, .. } = self;
+        format!("{}.{service}.{namespace}.svc.{cluster_domain}", self.pod(ordinal))
+    }
+
+    /// The member's peer URL.
+    #[must_use]
+    pub fn peer_url(&self, ordinal: Ordinal) -> String {
+        format!("{}://{}:{}", self.peer_scheme, self.host(ordinal), self.peer_port)
+    }
+
+    /// The member's client URL.
+    #[must_use]
+    pub fn client_url(&self, ordinal: Ordinal) -> String {
+        format!("{}://{}:{}", self.client_scheme, self.host(ordinal), self.client_port)
+    }
+
+    /// The ordinal whose peer URL this is, if any up to [`MOST_MEMBERS`].
+    #[must_use]
+    pub fn ordinal_of_peer_url(&self, url: &str) -> Option<Ordinal> {
+        (0..MOST_MEMBERS).find(|&ordinal| self.peer_url(ordinal) == url)
+    }
+
+    /// ETCD_INITIAL_CLUSTER for these ordinals: on one line, commas only. etcd refuses the
+    /// page's multi-line form (facts-etcd 6: "couldn't find local name").
+    #[must_use]
+    pub fn initial_cluster(&self, ordinals: impl IntoIterator<Item = Ordinal>) -> String {
+        let peers: Vec<String> =
+            ordinals.into_iter().map(|o| format!("{}={}", self.pod(o), self.peer_url(o))).collect();
+        peers.join(",")
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StatefulSet {}/{}", self.namespace, self.statefulset)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The page's cluster.
+    pub(crate) fn puls8() -> Target {
+        Target {
+            namespace: "puls8".into(),
+            statefulset: "puls8-etcd".into(),
+            service: "puls8-etcd-headless".into(),
+            cluster_domain: "cluster.local".into(),
+            container: "etcd".into(),
+            peer_scheme: "http".into(),
+            peer_port: 2380,
+            client_scheme: "http".into(),
+            client_port: 2379,
+        }
+    }
+
+    #[test]
+    fn the_pages_four_peers_are_on_one_line() {
+        insta::assert_snapshot!(puls8().initial_cluster(0..4), @"puls8-etcd-0=http://puls8-etcd-0.puls8-etcd-headless.puls8.svc.cluster.local:2380,puls8-etcd-1=http://puls8-etcd-1.puls8-etcd-headless.puls8.svc.cluster.local:2380,puls8-etcd-2=http://puls8-etcd-2.puls8-etcd-headless.puls8.svc.cluster.local:2380,puls8-etcd-3=http://puls8-etcd-3.puls8-etcd-headless.puls8.svc.cluster.local:2380");
+    }
+
+    #[test]
+    fn only_the_controllers_spelling_of_a_pod_name_is_ours() {
+        let target = puls8();
+        assert_eq!(target.ordinal_of("puls8-etcd-10"), Some(10));
+        for other in ["puls8-etcd-01", "puls8-etcd-+1", "puls8-etcd-", "puls8-etcd", "x-1", "puls8-etcd-headless-1"] {
+            assert_eq!(target.ordinal_of(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! The next step towards the desired count, from what was seen just now.
+//!
+//! One step is decided, applied, and everything is observed again: so being killed between any
+//! two steps, or somebody else's change, is only another observation (design, "The next step").
+
+use std::time::Duration;
+
+use crate::names::{MOST_MEMBERS, Ordinal};
+use crate::observed::{Agreed, Answer, ListedMember, Observed, Pod};
+use crate::record::{Id, Permission, Record, State};
+use crate::version::{JoinAs, join_as};
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From `member add` to promotion; after it the join is taken back.
+    pub join: Duration,
+    /// What is left until the run's deadline; zero: only undo what is half done.
+    pub left: Duration,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Everything is as desired.
+    Done,
+    /// Nothing to do but look again; what is waited for.
+    Wait(String),
+    /// It cannot get on, and nothing is half done. What, why, and what to do.
+    Fail(String),
+    /// Make the volume that an ordinal's claim waits for.
+    CreateVolume(Ordinal),
+    /// Tie an ordinal's volume to the node its pod was scheduled to.
+    PinVolume(Ordinal, String),
+    /// Write the record; what was verified.
+    Record(Record, String),
+    /// `member add` of this ordinal.
+    Add(Ordinal, JoinAs),
+    /// Let the waiting pod start.
+    Permit(Ordinal, String, Permission),
+    /// Delete the joining pod, by UID, so that the ordinary one takes over.
+    Swap(Ordinal, String),
+    /// `member promote`, to be sent to the leader.
+    Promote(Ordinal, Id),
+    /// `member remove` of a newcomer that did not make it; why.
+    TakeBack(Ordinal, Id, String),
+    /// Delete a pod, by UID, that holds a start for which there is no member; why.
+    Renew(Ordinal, String, String),
+}
+
+/// A learner may be promoted when it lags by no more than this many raft entries, or
+/// one percent. etcd itself asks for 90 % of the leader's index, which a large log makes cheap.
+const LAG: u64 = 1000;
+
+/// Decides.
+#[must_use]
+pub fn next_step(seen: &Observed, limits: &Limits) -> Step {
+    decide(seen, limits).unwrap_or_else(|stop| stop)
+}
+
+/// `Ok` and `Err` are both the answer: `?` ends the decision where a rule has one.
+fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
+    volumes(seen, limits)?;
+    let agreed = agreed(seen)?;
+    let listed = by_ordinal(seen, &agreed)?;
+    let Some(record) = &seen.record else {
+        return first_record(seen, &agreed, &listed);
+    };
+    if record.cluster != agreed.cluster {
+        return Err(Step::Fail(format!(
+            "the members answer from cluster {}, the record of {} names cluster {}: this is another cluster than the one that was verified. Nothing was changed; find out which is the right one before any change of members",
+            agreed.cluster, seen.target, record.cluster
+        )));
+    }
+    reconcile(seen, record, &listed)?;
+    join_in_progress(seen, limits, record, &agreed, &listed)?;
+    healthy(seen, record, &listed)?;
+    newcomer(seen, limits, &agreed, &listed)?;
+    settled(seen, record)
+}
+
+/// What only the volume's maker can do; at install it comes before any member answers.
+fn volumes(seen: &Observed, limits: &Limits) -> Result<(), Step> {
+    if limits.left.is_zero() {
+        return Ok(());
+    }
+    for ordinal in 0..seen.desired {
+        let Some(volume) = seen.volumes.get(&ordinal).filter(|volume| volume.ours && volume.claimed) else {
+            continue;
+        };
+        let pod = seen.target.pod(ordinal);
+        if let Some(misfit) = volume.misfit.as_ref().filter(|_| !volume.bound) {
+            return Err(Step::Fail(format!(
+                "the volume for {pod} exists and does not fit: {misfit}. Delete or rename it, then upgrade again"
+            )));
+        }
+        if !volume.exists && !volume.bound {
+            return Err(Step::CreateVolume(ordinal));
+        }
+        let node = seen.pods.get(&ordinal).filter(|pod| !pod.terminating).and_then(|pod| pod.node.clone());
+        if let Some(node) = node.filter(|_| !volume.pinned) {
+            return Err(Step::PinVolume(ordinal, node));
+        }
+    }
+    Ok(())
+}
+
+fn agreed(seen: &Observed) -> Result<Agreed, Step> {
+    seen.agreed().map_err(|why| {
+        let stuck: Vec<String> = seen
+            .pods
+            .iter()
+            .filter_map(|(&o, pod)| pod.trouble.as_ref().map(|t| format!("{}: {}", seen.target.pod(o), t.what)))
+            .collect();
+        let pods = if stuck.is_empty() { String::new() } else { format!("; {}", stuck.join("; ")) };
+        Step::Wait(format!("a quorum of etcd members to answer: {why}{pods}"))
+    })
+}
+
+/// The list with each member at its ordinal; a stranger in it stops everything.
+fn by_ordinal<'a>(seen: &Observed, agreed: &'a Agreed) -> Result<Vec<(Ordinal, &'a ListedMember)>, Step> {
+    let mut listed = Vec::new();
+    for member in &agreed.members {
+        let ordinal = member.peer_urls.iter().find_map(|url| seen.target.ordinal_of_peer_url(url));
+        let Some(ordinal) = ordinal else {
+            return Err(Step::Fail(format!(
+                "etcd lists member {} ({}) with peer URL {}, which is no pod of {}. Remove it with etcdctl, or check --cluster-domain and the headless Service's name; nothing was changed",
+                member.id,
+                member.name,
+                member.peer_urls.join(","),
+                seen.target
+            )));
+        };
+        listed.push((ordinal, member));
+    }
+    listed.sort_by_key(|(ordinal, _)| *ordinal);
+    Ok(listed)
+}
+
+/// No record yet: what answers now is written down. The first member list of a new cluster names
+/// members that have not started; they are `bootstrapping`.
+fn first_record(seen: &Observed, agreed: &Agreed, listed: &[(Ordinal, &ListedMember)]) -> Result<Step, Step> {
+    let mut record = Record::new(agreed.cluster);
+    for &(ordinal, member) in listed {
+        let serves = seen.answer(ordinal).is_some_and(|answer| answer.member == member.id);
+        // A bootstrapped member is never a learner: an unstarted learner was added by us.
+        let state = match (serves || member.started(), member.learner) {
+            (true, _) => State::Member,
+            (false, true) => State::Joining,
+            (false, false) => State::Bootstrapping,
+        };
+        record = record.with(ordinal, member.id, state);
+    }
+    contiguous(seen, listed)?;
+    let what = format!("cluster {} with {} members is verified", agreed.cluster, listed.len());
+    Ok(Step::Record(record, what))
+}
+
+fn contiguous(seen: &Observed, listed: &[(Ordinal, &ListedMember)]) -> Result<(), Step> {
+    for (expected, &(ordinal, member)) in (0..).zip(listed) {
+        if ordinal != expected {
+            return Err(Step::Fail(format!(
+                "etcd's member list has {} ({}) but no member at {}: a member was removed by hand. Add or remove members with etcdctl until they are pods 0 to N-1 without a gap, then upgrade again",
+                seen.target.pod(ordinal),
+                member.id,
+                seen.target.pod(expected)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Brings the record up to the live list where the difference is ours, and stops where it is not.
+fn reconcile(seen: &Observed, record: &Record, listed: &[(Ordinal, &ListedMember)]) -> Result<(), Step> {
+    let live = |ordinal: Ordinal| listed.iter().find(|(o, _)| *o == ordinal).map(|(_, member)| *member);
+    for (&ordinal, recorded) in &record.members {
+        let pod = seen.target.pod(ordinal);
+        match (live(ordinal), recorded.state) {
+            (Some(member), _) if member.id == recorded.id => {}
+            (_, State::Joining) => {
+                return Err(Step::Record(record.clone().without(ordinal), format!("{pod} is not joining any more")));
+            }
+            (other, State::Member | State::Bootstrapping) => {
+                let now = other.map_or("no member".into(), |member| format!("member {}", member.id));
+                return Err(Step::Fail(format!(
+                    "the record of {} has {pod} as member {}, etcd lists {now} there: it was removed or replaced by hand. Nothing was changed; this version cannot take the record over from a cluster changed by hand",
+                    seen.target, recorded.id
+                )));
+            }
+        }
+    }
+    for &(ordinal, member) in listed {
+        if record.members.contains_key(&ordinal) {
+            continue;
+        }
+        let pod = seen.target.pod(ordinal);
+        // A run that was killed between `member add` and the record: the newcomer never started.
+        if !member.started() || member.learner {
+            let record = record.clone().with(ordinal, member.id, State::Joining);
+            return Err(Step::Record(record, format!("{pod} is joining as member {}", member.id)));
+        }
+        return Err(Step::Fail(format!(
+            "etcd lists {pod} as voting member {}, the record of {} does not have it: it was added by hand. Nothing was changed; remove it with etcdctl member remove {}, then upgrade again",
+            member.id, seen.target, member.id
+        )));
+    }
+    contiguous(seen, listed)
+}
+
+/// Members that answer for the first time, and the one newcomer between `add` and promotion.
+fn join_in_progress(
+    seen: &Observed,
+    limits: &Limits,
+    record: &Record,
+    agreed: &Agreed,
+    listed: &[(Ordinal, &ListedMember)],
+) -> Result<(), Step> {
+    for &(ordinal, member) in listed {
+        let pod = seen.target.pod(ordinal);
+        let state = record.state(ordinal);
+        let serving = seen.answer(ordinal).filter(|answer| answer.member == member.id);
+        let made_for_joining = seen.pods.get(&ordinal).filter(|pod| pod.joiner && !pod.terminating);
+        if serving.is_some() && state != Some(State::Member) {
+            let record = record.clone().with(ordinal, member.id, State::Member);
+            return Err(Step::Record(record, format!("{pod} serves as member {}", member.id)));
+        }
+        let settled = state != Some(State::Joining) && !member.learner;
+        if settled && made_for_joining.is_none() {
+            continue;
+        }
+        if !settled {
+            let late = seen.joining_for.is_some_and(|since| since > limits.join);
+            let why = if ordinal >= seen.desired {
+                Some(format!("{} replicas are wanted now", seen.desired))
+            } else if late || limits.left.is_zero() {
+                Some(late_join(seen, limits, ordinal, serving))
+            } else {
+                None
+            };
+            if let Some(why) = why {
+                // Said first, done second: killed in between, the run after this one goes on with
+                // a joiner, not with a lost member.
+                if state == Some(State::Member) {
+                    let record = record.clone().with(ordinal, member.id, State::Joining);
+                    return Err(Step::Record(record, format!("{pod} is taken back")));
+                }
+                return Err(Step::TakeBack(ordinal, member.id, why));
+            }
+        }
+        let Some(answer) = serving else {
+            return Err(start(seen, agreed, ordinal, member, state));
+        };
+        if let Some(pod) = made_for_joining {
+            // A voter's pod is only taken down while everybody else holds the quorum.
+            if !member.learner {
+                everybody_answers(seen, listed, Some(ordinal))?;
+            }
+            return Err(Step::Swap(ordinal, pod.uid.clone()));
+        }
+        let ordinary = seen.pods.get(&ordinal).is_some_and(|pod| !pod.terminating);
+        if !ordinary {
+            return Err(Step::Wait(format!("the ordinary pod {pod} to take over")));
+        }
+        return Err(promote(seen, agreed, ordinal, member, answer));
+    }
+    Ok(())
+}
+
+/// Why a join is taken back, with what the pod itself says.
+fn late_join(seen: &Observed, limits: &Limits, ordinal: Ordinal, serving: Option<&Answer>) -> String {
+    let trouble = seen.pods.get(&ordinal).and_then(|pod| pod.trouble.as_ref());
+    let state = match (serving, trouble) {
+        (Some(_), _) => "it serves but did not catch up".to_owned(),
+        (None, Some(trouble)) => format!("it does not serve ({})", trouble.what),
+        (None, None) => "it does not serve".to_owned(),
+    };
+    format!("{state} within {} s", limits.join.as_secs())
+}
+
+/// The newcomer is in the list and does not serve yet.
+fn start(seen: &Observed, agreed: &Agreed, ordinal: Ordinal, member: &ListedMember, state: Option<State>) -> Step {
+    let pod = seen.target.pod(ordinal);
+    let Some(seen_pod) = seen.pods.get(&ordinal).filter(|pod| !pod.terminating) else {
+        return Step::Wait(format!("pod {pod} to be made again"));
+    };
+    if state != Some(State::Joining) {
+        return Step::Wait(format!("the ordinary pod {pod} to serve{}", trouble(seen_pod)));
+    }
+    if !seen_pod.joiner {
+        return Step::Renew(
+            ordinal,
+            seen_pod.uid.clone(),
+            "it was made while the webhook was away and is not held".into(),
+        );
+    }
+    match seen_pod.permitted {
+        Some(id) if id == member.id => Step::Wait(format!("etcd in {pod} to start and catch up{}", trouble(seen_pod))),
+        Some(id) => Step::Renew(
+            ordinal,
+            seen_pod.uid.clone(),
+            format!("it was permitted to start as {id}, which is no member now"),
+        ),
+        None if !seen_pod.waits_in_admit => {
+            Step::Wait(format!("{pod} to reach its init container admit{}", trouble(seen_pod)))
+        }
+        None if seen_pod.initial_cluster.as_deref() != Some(&expected(seen, ordinal)) => {
+            wrong_cluster(seen_pod, ordinal)
+        }
+        None => {
+            let live = agreed.members.iter().map(|member| member.id).collect();
+            let permission = Permission { member: member.id, cluster: agreed.cluster, live };
+            Step::Permit(ordinal, seen_pod.uid.clone(), permission)
+        }
+    }
+}
+
+fn trouble(pod: &Pod) -> String {
+    pod.trouble.as_ref().map_or_else(String::new, |trouble| format!(" ({})", trouble.what))
+}
+
+fn expected(seen: &Observed, newcomer: Ordinal) -> String {
+    seen.target.initial_cluster(0..=newcomer)
+}
+
+fn wrong_cluster(pod: &Pod, ordinal: Ordinal) -> Step {
+    let why = "its ETCD_INITIAL_CLUSTER is not the live member list and itself";
+    Step::Renew(ordinal, pod.uid.clone(), why.into())
+}
+
+fn promote(seen: &Observed, agreed: &Agreed, ordinal: Ordinal, member: &ListedMember, answer: &Answer) -> Step {
+    let pod = seen.target.pod(ordinal);
+    let leader = agreed.leader.and_then(|id| seen.answers.values().flatten().find(|answer| answer.member == id));
+    let Some(leader) = leader else {
+        return Step::Wait(format!("a leader, to promote {pod}"));
+    };
+    let lag = leader.raft_index.saturating_sub(answer.applied_index);
+    if lag > LAG.max(leader.raft_index / 100) {
+        return Step::Wait(format!("{pod} to catch up: {lag} raft entries behind the leader"));
+    }
+    Step::Promote(ordinal, member.id)
+}
+
+/// Before anything is added, everybody who is there must be seen healthy.
+fn healthy(seen: &Observed, record: &Record, listed: &[(Ordinal, &ListedMember)]) -> Result<(), Step> {
+    everybody_answers(seen, listed, None)?;
+    let waiting = record.members.iter().find(|(_, recorded)| recorded.state == State::Bootstrapping);
+    if let Some((&ordinal, _)) = waiting {
+        return Err(Step::Wait(format!("{} to answer for the first time", seen.target.pod(ordinal))));
+    }
+    Ok(())
+}
+
+fn everybody_answers(
+    seen: &Observed,
+    listed: &[(Ordinal, &ListedMember)],
+    except: Option<Ordinal>,
+) -> Result<(), Step> {
+    for &(ordinal, member) in listed.iter().filter(|(ordinal, _)| Some(*ordinal) != except) {
+        let pod = seen.target.pod(ordinal);
+        let state = match seen.answers.get(&ordinal) {
+            None => Some("was not asked".to_owned()),
+            Some(Err(why)) => Some(format!("does not answer: {why}")),
+            Some(Ok(answer)) if answer.member != member.id => {
+                Some(format!("answers as member {}, etcd lists {}", answer.member, member.id))
+            }
+            Some(Ok(answer)) if answer.leader.is_none() => Some("knows no leader".to_owned()),
+            Some(Ok(answer)) if !answer.errors.is_empty() => Some(format!("reports {}", answer.errors.join(", "))),
+            Some(Ok(_)) => None,
+        };
+        if let Some(state) = state {
+            let trouble = seen.pods.get(&ordinal).map(trouble).unwrap_or_default();
+            return Err(Step::Wait(format!(
+                "every member to be healthy: {pod} {state}{trouble}; repair it (kubectl describe pod {pod}), then upgrade again"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The lowest missing ordinal, from its pod to `member add`.
+fn newcomer(
+    seen: &Observed,
+    limits: &Limits,
+    agreed: &Agreed,
+    listed: &[(Ordinal, &ListedMember)],
+) -> Result<(), Step> {
+    let count = u32::try_from(listed.len()).unwrap_or(u32::MAX);
+    if count > seen.desired {
+        return Err(Step::Fail(format!(
+            "{} wants {} replicas and etcd has {count} members: this version does not remove members. Go back with --set etcd.replicaCount={count}",
+            seen.target, seen.desired
+        )));
+    }
+    if count == seen.desired {
+        return Ok(());
+    }
+    if seen.desired > MOST_MEMBERS {
+        return Err(Step::Fail(format!(
+            "{} wants {} replicas; etcd is not run with more than {MOST_MEMBERS} members",
+            seen.target, seen.desired
+        )));
+    }
+    let ordinal = count;
+    let pod = seen.target.pod(ordinal);
+    let waiting = seen.pods.get(&ordinal).filter(|pod| !pod.terminating);
+    // Cleaning up behind a join that failed comes first: a run past its deadline still does it.
+    if let Some(waiting) = waiting {
+        if !waiting.joiner {
+            let why = "it was made while the webhook was away and is not held";
+            return Err(Step::Renew(ordinal, waiting.uid.clone(), why.into()));
+        }
+        if let Some(id) = waiting.permitted {
+            let why = format!("it was permitted to start as {id}, which is no member now");
+            return Err(Step::Renew(ordinal, waiting.uid.clone(), why));
+        }
+    }
+    if limits.left < limits.join {
+        return Err(Step::Fail(format!(
+            "{} s are left until the deadline and a join may need {} s, so {pod} was not added: nothing was changed for it. Raise hook.deadlineSeconds (and helm --timeout above it), then upgrade again",
+            limits.left.as_secs(),
+            limits.join.as_secs()
+        )));
+    }
+    let Some(waiting) = waiting else {
+        return Err(Step::Wait(format!("the StatefulSet controller to make pod {pod}")));
+    };
+    if !waiting.waits_in_admit {
+        return Err(match &waiting.trouble {
+            Some(trouble) if trouble.fatal => Step::Fail(format!(
+                "{pod} cannot start: {}. It was not added to etcd. Repair it and upgrade again, or go back with --set etcd.replicaCount={count}",
+                trouble.what
+            )),
+            _ => Step::Wait(format!(
+                "{pod} to be scheduled, its volume mounted and its image pulled{}",
+                trouble(waiting)
+            )),
+        });
+    }
+    if waiting.initial_cluster.as_deref() != Some(&expected(seen, ordinal)) {
+        return Err(wrong_cluster(waiting, ordinal));
+    }
+    let version = seen.answers.values().flatten().map(|answer| answer.version.as_str()).min().unwrap_or_default();
+    let version = version.parse().map_err(|why| Step::Fail(format!("the members' version is not known: {why}")))?;
+    let voters = agreed.members.iter().filter(|member| !member.learner).count();
+    Err(Step::Add(ordinal, join_as(version, voters)))
+}
+
+/// The list is as desired; so must the pods be.
+fn settled(seen: &Observed, record: &Record) -> Result<Step, Step> {
+    for ordinal in 0..seen.desired {
+        let pod = seen.target.pod(ordinal);
+        if record.state(ordinal) != Some(State::Member) {
+            return Ok(Step::Wait(format!("{pod} to answer under its own ID")));
+        }
+        match seen.pods.get(&ordinal) {
+            Some(pod) if pod.ready && !pod.terminating => {}
+            Some(seen_pod) => {
+                return Ok(Step::Wait(format!("pod {pod} to be Ready{}", trouble(seen_pod))));
+            }
+            None => {
+                return Ok(Step::Wait(format!("the StatefulSet controller to make pod {pod}")));
+            }
+        }
+    }
+    Ok(Step::Done)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! The environment of the etcd container: what is managed in it, and what its image does with it.
+
+use serde_json::{Value, json};
+
+use super::{Edit, list, named, text};
+use crate::version::Version;
+
+/// Every member's name and peer URL. etcd reads it only when it first starts on a directory.
+pub(super) const INITIAL_CLUSTER: &str = "ETCD_INITIAL_CLUSTER";
+/// `new` or `existing`. etcd reads it only when it first starts on a directory.
+pub(super) const INITIAL_CLUSTER_STATE: &str = "ETCD_INITIAL_CLUSTER_STATE";
+/// Where the member's data is.
+pub(super) const DATA_DIR: &str = "ETCD_DATA_DIR";
+/// The script that starts plain etcd in Bitnami's images. Called directly, it skips their set-up,
+/// which adds members and wipes directories by itself (facts-etcd 2.4 and 7).
+pub(super) const BITNAMI_RUN: &str = "/opt/bitnami/scripts/etcd/run.sh";
+const MANAGED: [&str; 2] = [INITIAL_CLUSTER, INITIAL_CLUSTER_STATE];
+
+/// The index of the etcd container in a pod spec.
+pub(super) fn container(pod_spec: &Value, name: &str) -> Option<usize> {
+    named(list(pod_spec, &["containers"]), name)
+}
+
+/// A pod template with the managed environment taken out: what is left differs only when
+/// something was changed that a roll-out is for.
+pub(super) fn without_managed(template: &Value, name: &str) -> Value {
+    let mut template = template.clone();
+    let index = template.get("spec").and_then(|spec| container(spec, name));
+    let env = index.and_then(|index| template.pointer_mut(&format!("/spec/containers/{index}")));
+    if let Some(Value::Object(container)) = env {
+        if let Some(Value::Array(env)) = container.get_mut("env") {
+            env.retain(|entry| !MANAGED.iter().any(|name| text(entry, &["name"]) == Some(name)));
+        }
+        // No entries and no list are the same environment.
+        if container.get("env").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+            container.remove("env");
+        }
+    }
+    template
+}
+
+/// Sets an entry of a container's environment to a literal. Never leaves a second one of that
+/// name: server-side apply refuses those (facts-kubernetes G).
+pub(super) fn set(edit: &mut Edit, container: &[&str], name: &str, value: &str) {
+    let env = [container, &["env"]].concat();
+    let entries = edit.get(&env).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let found: Vec<String> = (0..entries.len())
+        .filter(|&index| text(&entries[index], &["name"]) == Some(name))
+        .map(|index| index.to_string())
+        .collect();
+    let literal = json!({ "name": name, "value": value });
+    let Some((first, doubles)) = found.split_first() else {
+        return edit.push(&env, literal);
+    };
+    // From the last one up, so that the indices before it stay right.
+    for double in doubles.iter().rev() {
+        edit.remove(&[&env[..], &[double.as_str()]].concat());
+    }
+    // The entry as a whole is replaced only where it is not a plain literal (valueFrom): a chart
+    // that sets the value owns the value alone.
+    let entry = [&env[..], &[first.as_str()]].concat();
+    let plain = edit.get(&[&entry[..], &["valueFrom"]].concat()).is_none();
+    if plain {
+        edit.set(&[&entry[..], &["value"]].concat(), Value::from(value));
+    } else {
+        edit.remove(&entry);
+        edit.insert(&entry, literal);
+    }
+}
+
+/// Whether the image has start scripts of its own that act on the environment (Bitnami's). Its
+/// rebuilds under other names are known by what their chart sets.
+pub(super) fn has_start_scripts(container: &Value) -> bool {
+    let set_by_their_chart = ["BITNAMI_DEBUG", "ETCD_ON_K8S", "MY_STS_NAME"];
+    let env = list(container, &["env"]);
+    text(container, &["image"]).is_some_and(|image| image.contains("bitnami"))
+        || set_by_their_chart.iter().any(|name| named(env, name).is_some())
+}
+
+/// Whether STATE=existing in the *template* does harm: from 3.6, Bitnami's scripts then start a
+/// member whose disk was lost under its old ID with an empty log (facts-etcd 7). A version that
+/// cannot be told counts as harmed.
+pub(super) fn state_does_harm(container: &Value) -> bool {
+    let tag = text(container, &["image"])
+        .and_then(|image| image.split('@').next())
+        .and_then(|image| image.rsplit('/').next())
+        .and_then(|image| image.split_once(':'))
+        .map_or("", |(_, tag)| tag.trim_start_matches('v'));
+    let harmless = tag.parse::<Version>().is_ok_and(|version| (version.major, version.minor) < (3, 6));
+    has_start_scripts(container) && !harmless
+}

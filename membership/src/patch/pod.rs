@@ -1,0 +1,244 @@
+//! A pod of the StatefulSet that is being created: what is written into it by its ordinal's state.
+//!
+//! `member`: ordinary; a plain etcd gets an initial cluster that names only itself, so that a lost
+//! disk refuses to start instead of coming back empty under a live ID. `bootstrapping`: untouched.
+//! Any other ordinal: a joiner, held by the init container `admit` until the Job permits it.
+
+use json_patch::Patch;
+use serde_json::{Value, json};
+
+use super::statefulset;
+use super::{Edit, annotation, env, get, list, named, text};
+use crate::names::{ADMIT, ETCD_VERSION, JOINER, Ordinal, PERMISSION, PERMISSION_DIR, Target};
+use crate::record::{Record, State};
+
+/// The name of the volume in which `admit` reads the permission.
+const PERMISSION_VOLUME: &str = "etcd-scaler-permission";
+/// The permission's file in that volume.
+const PERMISSION_FILE: &str = "permission";
+
+/// What is written into a pod that is being created, given the live StatefulSet.
+///
+/// # Errors
+/// The sentence with which a joiner is refused that could not be held safely. The pod of a member
+/// is never refused.
+pub fn patch(pod: &Value, statefulset: &Value, target: &Target, our_image: &str) -> Result<Patch, String> {
+    let untouched = Ok(Patch::default());
+    let Some(ordinal) = text(pod, &["metadata", "name"]).and_then(|name| target.ordinal_of(name)) else {
+        return untouched;
+    };
+    if !owned_by(pod, statefulset) {
+        return untouched;
+    }
+    // No record, or none that can be read: nothing is known, so nothing is held. The admission
+    // policy is the net under this: it denies an ordinal that it does not find in the record.
+    let Some(Ok(record)) = statefulset::record(statefulset) else {
+        return untouched;
+    };
+    match record.state(ordinal) {
+        Some(State::Member) => Ok(member(pod, ordinal, target)),
+        Some(State::Bootstrapping) => untouched,
+        Some(State::Joining) | None => joiner(pod, ordinal, &record, target, our_image),
+    }
+}
+
+fn owned_by(pod: &Value, statefulset: &Value) -> bool {
+    let uid = text(statefulset, &["metadata", "uid"]);
+    list(pod, &["metadata", "ownerReferences"])
+        .iter()
+        .any(|owner| text(owner, &["kind"]) == Some("StatefulSet") && text(owner, &["uid"]) == uid)
+}
+
+fn member(pod: &Value, ordinal: Ordinal, target: &Target) -> Patch {
+    let mut edit = Edit::new(pod);
+    if let Some(index) = container(pod, target) {
+        let path = ["spec", "containers", &index];
+        // Images with start scripts read the environment at every start: as their chart made it.
+        if !get(pod, &path).is_some_and(env::has_start_scripts) {
+            set_env(&mut edit, &path, &target.initial_cluster([ordinal]));
+        }
+    }
+    edit.finish()
+}
+
+fn joiner(pod: &Value, ordinal: Ordinal, record: &Record, target: &Target, our_image: &str) -> Result<Patch, String> {
+    let name = target.pod(ordinal);
+    let refuse = |why: String| {
+        format!("pod {name} is not yet a member of the etcd cluster and cannot be held until it may join: {why}")
+    };
+    let index = container(pod, target).ok_or_else(|| {
+        refuse(format!(
+            "it has no container {:?}; set the name of its etcd container in etcd-scaler's values",
+            target.container
+        ))
+    })?;
+    let path = ["spec", "containers", index.as_str()];
+    let etcd = get(pod, &path).unwrap_or(&Value::Null);
+    let data_dir = data_dir(etcd).map_err(&refuse)?;
+    if let Some(flag) = OVERRIDING.into_iter().find(|flag| flag_value(etcd, flag).is_some()) {
+        return Err(refuse(format!(
+            "its etcd is started with --{flag}, which overrides the environment that a joining member needs; \
+             set ETCD_* variables instead"
+        )));
+    }
+
+    let mut edit = Edit::new(pod);
+    let ordinals = record.members.keys().copied().chain(0..=ordinal).collect::<std::collections::BTreeSet<_>>();
+    set_env(&mut edit, &path, &target.initial_cluster(ordinals));
+    if env::has_start_scripts(etcd) {
+        run_plain_etcd(&mut edit, &path, etcd).map_err(&refuse)?;
+    }
+    // A learner fails 8.6's liveness probe for as long as it is one (facts-etcd 7), and how long a
+    // large database takes is not the probe's to judge: the Job has the deadline.
+    edit.remove(&[&path[..], &["livenessProbe"]].concat());
+    edit.remove(&[&path[..], &["startupProbe"]].concat());
+
+    let version = with_limits_of(
+        etcd,
+        json!({
+            "name": ETCD_VERSION,
+            "image": get(etcd, &["image"]),
+            "imagePullPolicy": get(etcd, &["imagePullPolicy"]),
+            "command": [etcd_path(etcd), "--version"],
+        }),
+    );
+    let mut mounts = list(etcd, &["volumeMounts"]).to_vec();
+    mounts.push(json!({ "name": PERMISSION_VOLUME, "mountPath": PERMISSION_DIR, "readOnly": true }));
+    let admit = with_limits_of(
+        etcd,
+        json!({
+            "name": ADMIT,
+            "image": our_image,
+            "imagePullPolicy": "IfNotPresent",
+            "command": ["/hook", "admit", "--data-dir", data_dir, "--permission-file", format!("{PERMISSION_DIR}/{PERMISSION_FILE}")],
+            "volumeMounts": mounts,
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        }),
+    );
+    for init in [version, admit] {
+        append_init(&mut edit, init).map_err(&refuse)?;
+    }
+    if named(list(pod, &["spec", "volumes"]), PERMISSION_VOLUME).is_none() {
+        let field = format!("metadata.annotations['{PERMISSION}']");
+        let items = json!([{ "path": PERMISSION_FILE, "fieldRef": { "fieldPath": field } }]);
+        edit.push(&["spec", "volumes"], json!({ "name": PERMISSION_VOLUME, "downwardAPI": { "items": items } }));
+    }
+    // A permission is for one pod; one that a template carries would be for every pod.
+    if annotation(pod, PERMISSION).is_some() {
+        edit.remove(&["metadata", "annotations", PERMISSION]);
+    }
+    edit.set(&["metadata", "annotations", JOINER], "true".into());
+    Ok(edit.finish())
+}
+
+/// Flags that take precedence over the environment, and so over what a joiner is given.
+const OVERRIDING: [&str; 3] = ["initial-cluster", "initial-cluster-state", "config-file"];
+
+/// The index of the etcd container, as a part of a path.
+fn container(pod: &Value, target: &Target) -> Option<String> {
+    env::container(get(pod, &["spec"])?, &target.container).map(|index| index.to_string())
+}
+
+fn set_env(edit: &mut Edit, container: &[&str], peers: &str) {
+    env::set(edit, container, env::INITIAL_CLUSTER, peers);
+    env::set(edit, container, env::INITIAL_CLUSTER_STATE, "existing");
+}
+
+/// The words of a container's command line, also of one that is given to a shell as a whole.
+fn words(container: &Value) -> impl Iterator<Item = &str> {
+    let lists = [list(container, &["command"]), list(container, &["args"])];
+    let parts = lists.into_iter().flatten().filter_map(Value::as_str);
+    parts.flat_map(str::split_whitespace).map(|word| word.trim_matches(['"', '\'']))
+}
+
+/// The value of a flag on the command line; etcd takes one dash or two, and `=` or a space.
+fn flag_value<'a>(container: &'a Value, flag: &str) -> Option<&'a str> {
+    let mut words = words(container);
+    while let Some(word) = words.next() {
+        let Some(name) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
+            continue;
+        };
+        match name.split_once('=') {
+            Some((name, value)) if name == flag => return Some(value.trim_matches(['"', '\''])),
+            None if name == flag => return Some(words.next().unwrap_or_default()),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// The member's data directory, which `admit` must look into: where that is not certain, a stale or
+/// a live member's data could be started on.
+fn data_dir(etcd: &Value) -> Result<&str, String> {
+    let entry = list(etcd, &["env"]).iter().rev().find(|entry| text(entry, &["name"]) == Some(env::DATA_DIR));
+    // The flag overrides the variable.
+    let dir = match (flag_value(etcd, "data-dir"), entry) {
+        (Some(dir), _) => dir,
+        (None, Some(entry)) => text(entry, &["value"]).unwrap_or_default(),
+        (None, None) => "",
+    };
+    if !dir.starts_with('/') || dir.contains('$') {
+        return Err(
+            "its data directory cannot be told; set the variable ETCD_DATA_DIR of its etcd container to a literal path"
+                .into(),
+        );
+    }
+    let mounted = list(etcd, &["volumeMounts"]).iter().filter_map(|mount| text(mount, &["mountPath"])).any(|mount| {
+        dir.strip_prefix(mount.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    });
+    if mounted { Ok(dir) } else { Err(format!("its data directory {dir} is on no volume")) }
+}
+
+/// Where etcd itself is, to ask its version of the image that will run.
+fn etcd_path(etcd: &Value) -> &str {
+    if env::has_start_scripts(etcd) {
+        return "/opt/bitnami/etcd/bin/etcd";
+    }
+    let command = list(etcd, &["command"]).first().and_then(Value::as_str);
+    command.filter(|path| path.rsplit('/').next() == Some("etcd")).unwrap_or("etcd")
+}
+
+/// Bitnami's set-up adds members by itself; a joiner starts plain etcd, by their own script for it
+/// (facts-etcd 7: run and found sound).
+fn run_plain_etcd(edit: &mut Edit, path: &[&str], etcd: &Value) -> Result<(), String> {
+    let own = list(etcd, &["command"]);
+    if own.first().is_some_and(|command| command.as_str() != Some(env::BITNAMI_RUN)) {
+        return Err("its Bitnami image is started by a command of its own, so its set-up, which adds members by itself, cannot be skipped; leave the command out".into());
+    }
+    edit.set(&[path, &["command"]].concat(), json!([env::BITNAMI_RUN]));
+    edit.remove(&[path, &["args"]].concat());
+    Ok(())
+}
+
+/// What the etcd container may do (so that a restricted namespace takes the init container too),
+/// and so little requested that the pod's own request never grows by it.
+fn with_limits_of(etcd: &Value, mut init: Value) -> Value {
+    if let Value::Object(fields) = &mut init {
+        fields.retain(|_, value| !value.is_null());
+        if let Some(context) = get(etcd, &["securityContext"]) {
+            fields.insert("securityContext".into(), context.clone());
+        }
+        fields.insert("resources".into(), json!({ "requests": { "cpu": "10m", "memory": "16Mi" } }));
+    }
+    init
+}
+
+/// Appends an init container unless it is there already (the API server may call twice).
+fn append_init(edit: &mut Edit, init: Value) -> Result<(), String> {
+    let path = ["spec", "initContainers"];
+    let present = edit.get(&path).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let name = text(&init, &["name"]).unwrap_or_default();
+    match named(present, name).map(|index| &present[index]) {
+        None => edit.push(&path, init),
+        Some(same)
+            if get(same, &["command"]) == get(&init, &["command"])
+                && get(same, &["image"]) == get(&init, &["image"]) => {}
+        Some(_) => {
+            return Err(format!("it has an init container {name:?} of its own; rename it"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,290 @@
+//! Each state of an ordinal by name, and every reason for which a joiner cannot be held.
+
+use serde_json::json;
+
+use super::*;
+use crate::names::RECORD;
+use crate::names::tests::puls8;
+use crate::record::Id;
+
+const OURS: &str = "etcd-scaler:1";
+
+fn statefulset(record: Option<&str>) -> Value {
+    let mut object = json!({ "metadata": { "name": "puls8-etcd", "uid": "sts-uid" } });
+    if let Some(record) = record {
+        object["metadata"]["annotations"] = json!({ RECORD: record });
+    }
+    object
+}
+
+/// Three members, 3 joining, 1 still bootstrapping.
+fn live() -> Value {
+    let record = [(0, State::Member), (1, State::Bootstrapping), (2, State::Member), (3, State::Joining)]
+        .into_iter()
+        .fold(Record::new(Id(1)), |record, (o, state)| record.with(o, Id(0x10 + u64::from(o)), state));
+    statefulset(Some(&record.annotation()))
+}
+
+fn pod(ordinal: Ordinal) -> Value {
+    json!({
+        "metadata": {
+            "name": format!("puls8-etcd-{ordinal}"),
+            "ownerReferences": [{ "kind": "StatefulSet", "name": "puls8-etcd", "uid": "sts-uid" }]
+        },
+        "spec": {
+            "initContainers": [{ "name": "owner", "image": "busybox:1" }],
+            "containers": [
+                { "name": "exporter", "image": "exporter:1" },
+                {
+                    "name": "etcd", "image": "registry.k8s.io/etcd:3.6.14", "imagePullPolicy": "IfNotPresent",
+                    "command": ["/usr/local/bin/etcd"],
+                    "env": [
+                        { "name": "ETCD_NAME", "value": "$(POD_NAME)" },
+                        { "name": "ETCD_DATA_DIR", "value": "/var/lib/etcd/data" },
+                        { "name": "ETCD_INITIAL_CLUSTER", "value": "as the chart has it" },
+                        { "name": "ETCD_INITIAL_CLUSTER_STATE", "value": "new" }
+                    ],
+                    "livenessProbe": { "httpGet": { "path": "/livez", "port": 2381 } },
+                    "startupProbe": { "httpGet": { "path": "/readyz", "port": 2381 } },
+                    "readinessProbe": { "httpGet": { "path": "/readyz", "port": 2381 } },
+                    "securityContext": { "runAsNonRoot": true },
+                    "volumeMounts": [{ "name": "data", "mountPath": "/var/lib/etcd" }]
+                }
+            ],
+            "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": "data-puls8-etcd-3" } }]
+        }
+    })
+}
+
+fn with(mut pod: Value, path: &str, value: Value) -> Value {
+    let (parent, key) = path.rsplit_once('/').unwrap();
+    pod.pointer_mut(parent).unwrap().as_object_mut().unwrap().insert(key.to_owned(), value);
+    pod
+}
+
+fn made(pod: &Value, statefulset: &Value) -> Value {
+    let mut made = pod.clone();
+    json_patch::patch(&mut made, &patch(pod, statefulset, &puls8(), OURS).unwrap()).unwrap();
+    made
+}
+
+fn refused(pod: &Value) -> String {
+    patch(pod, &live(), &puls8(), OURS).unwrap_err()
+}
+
+#[test]
+fn a_member_names_only_itself() {
+    let patch = patch(&pod(2), &live(), &puls8(), OURS).unwrap();
+    insta::assert_snapshot!(format!("{patch:#}"), @r#"
+    [
+      {
+        "op": "add",
+        "path": "/spec/containers/1/env/2/value",
+        "value": "puls8-etcd-2=http://puls8-etcd-2.puls8-etcd-headless.puls8.svc.cluster.local:2380"
+      },
+      {
+        "op": "add",
+        "path": "/spec/containers/1/env/3/value",
+        "value": "existing"
+      }
+    ]
+    "#);
+}
+
+#[test]
+fn a_joiner_is_held() {
+    let patch = patch(&pod(4), &live(), &puls8(), OURS).unwrap();
+    insta::assert_snapshot!(format!("{patch:#}"), @r#"
+    [
+      {
+        "op": "add",
+        "path": "/spec/containers/1/env/2/value",
+        "value": "puls8-etcd-0=http://puls8-etcd-0.puls8-etcd-headless.puls8.svc.cluster.local:2380,puls8-etcd-1=http://puls8-etcd-1.puls8-etcd-headless.puls8.svc.cluster.local:2380,puls8-etcd-2=http://puls8-etcd-2.puls8-etcd-headless.puls8.svc.cluster.local:2380,puls8-etcd-3=http://puls8-etcd-3.puls8-etcd-headless.puls8.svc.cluster.local:2380,puls8-etcd-4=http://puls8-etcd-4.puls8-etcd-headless.puls8.svc.cluster.local:2380"
+      },
+      {
+        "op": "add",
+        "path": "/spec/containers/1/env/3/value",
+        "value": "existing"
+      },
+      {
+        "op": "remove",
+        "path": "/spec/containers/1/livenessProbe"
+      },
+      {
+        "op": "remove",
+        "path": "/spec/containers/1/startupProbe"
+      },
+      {
+        "op": "add",
+        "path": "/spec/initContainers/-",
+        "value": {
+          "command": [
+            "/usr/local/bin/etcd",
+            "--version"
+          ],
+          "image": "registry.k8s.io/etcd:3.6.14",
+          "imagePullPolicy": "IfNotPresent",
+          "name": "etcd-version",
+          "resources": {
+            "requests": {
+              "cpu": "10m",
+              "memory": "16Mi"
+            }
+          },
+          "securityContext": {
+            "runAsNonRoot": true
+          }
+        }
+      },
+      {
+        "op": "add",
+        "path": "/spec/initContainers/-",
+        "value": {
+          "command": [
+            "/hook",
+            "admit",
+            "--data-dir",
+            "/var/lib/etcd/data",
+            "--permission-file",
+            "/etc/etcd-scaler/permission"
+          ],
+          "image": "etcd-scaler:1",
+          "imagePullPolicy": "IfNotPresent",
+          "name": "admit",
+          "resources": {
+            "requests": {
+              "cpu": "10m",
+              "memory": "16Mi"
+            }
+          },
+          "securityContext": {
+            "runAsNonRoot": true
+          },
+          "terminationMessagePolicy": "FallbackToLogsOnError",
+          "volumeMounts": [
+            {
+              "mountPath": "/var/lib/etcd",
+              "name": "data"
+            },
+            {
+              "mountPath": "/etc/etcd-scaler",
+              "name": "etcd-scaler-permission",
+              "readOnly": true
+            }
+          ]
+        }
+      },
+      {
+        "op": "add",
+        "path": "/spec/volumes/-",
+        "value": {
+          "downwardAPI": {
+            "items": [
+              {
+                "fieldRef": {
+                  "fieldPath": "metadata.annotations['etcd-scaler.io/permission']"
+                },
+                "path": "permission"
+              }
+            ]
+          },
+          "name": "etcd-scaler-permission"
+        }
+      },
+      {
+        "op": "add",
+        "path": "/metadata/annotations",
+        "value": {
+          "etcd-scaler.io/joiner": "true"
+        }
+      }
+    ]
+    "#);
+}
+
+#[test]
+fn an_ordinal_that_is_joining_is_held_again() {
+    let made = made(&pod(3), &live());
+    assert_eq!(annotation(&made, JOINER), Some("true"));
+    let names: Vec<_> =
+        list(&made, &["spec", "initContainers"]).iter().filter_map(|init| text(init, &["name"])).collect();
+    assert_eq!(names, ["owner", "etcd-version", "admit"], "appended last");
+}
+
+#[test]
+fn what_is_not_ours_or_not_known_is_untouched() {
+    let untouched = |pod: &Value, statefulset: &Value| assert_eq!(made(pod, statefulset), *pod);
+    untouched(&pod(1), &live());
+    untouched(&pod(0), &statefulset(None));
+    untouched(&pod(0), &statefulset(Some("not a record")));
+    untouched(&with(pod(3), "/metadata/name", json!("puls8-etcd-backup")), &live());
+    untouched(&with(pod(3), "/metadata/ownerReferences", json!([])), &live());
+    let other = json!([{ "kind": "StatefulSet", "name": "puls8-etcd", "uid": "an earlier one" }]);
+    untouched(&with(pod(3), "/metadata/ownerReferences", other), &live());
+}
+
+#[test]
+fn a_second_call_for_the_same_pod_adds_nothing() {
+    for ordinal in 0..6 {
+        let once = made(&pod(ordinal), &live());
+        assert!(patch(&once, &live(), &puls8(), OURS).unwrap().is_empty(), "{ordinal}");
+    }
+}
+
+#[test]
+fn a_permission_does_not_come_from_a_template() {
+    let with_permission = with(pod(3), "/metadata/annotations", json!({ PERMISSION: "{}" }));
+    assert_eq!(annotation(&made(&with_permission, &live()), PERMISSION), None);
+}
+
+#[test]
+fn a_members_pod_is_never_refused() {
+    let bare = with(pod(2), "/spec/containers", json!([]));
+    assert_eq!(made(&bare, &live()), bare);
+}
+
+#[test]
+fn bitnamis_members_stay_and_its_joiners_start_plain_etcd() {
+    let bitnami = |ordinal| {
+        let pod = with(pod(ordinal), "/spec/containers/1/image", json!("bitnami/etcd:3.5.6-debian-11-r10"));
+        with(pod, "/spec/containers/1/command", json!(null))
+    };
+    assert_eq!(made(&bitnami(2), &live()), bitnami(2));
+    let joiner = made(&bitnami(3), &live());
+    assert_eq!(joiner["spec"]["containers"][1]["command"], json!(["/opt/bitnami/scripts/etcd/run.sh"]));
+    assert_eq!(joiner["spec"]["initContainers"][1]["command"], json!(["/opt/bitnami/etcd/bin/etcd", "--version"]));
+    insta::assert_snapshot!(refused(&with(bitnami(3), "/spec/containers/1/command", json!(["/entrypoint.sh"]))), @"pod puls8-etcd-3 is not yet a member of the etcd cluster and cannot be held until it may join: its Bitnami image is started by a command of its own, so its set-up, which adds members by itself, cannot be skipped; leave the command out");
+}
+
+#[test]
+fn a_joiner_that_cannot_be_held_is_refused() {
+    insta::assert_snapshot!(refused(&with(pod(3), "/spec/containers", json!([{ "name": "db" }]))), @r#"pod puls8-etcd-3 is not yet a member of the etcd cluster and cannot be held until it may join: it has no container "etcd"; set the name of its etcd container in etcd-scaler's values"#);
+    let env = |env: Value| refused(&with(pod(3), "/spec/containers/1/env", env));
+    insta::assert_snapshot!(env(json!([])), @"pod puls8-etcd-3 is not yet a member of the etcd cluster and cannot be held until it may join: its data directory cannot be told; set the variable ETCD_DATA_DIR of its etcd container to a literal path");
+    let unknown = env(json!([]));
+    assert_eq!(env(json!([{ "name": "ETCD_DATA_DIR", "value": "$(BASE)/data" }])), unknown);
+    assert_eq!(
+        env(json!([{ "name": "ETCD_DATA_DIR", "valueFrom": { "configMapKeyRef": { "name": "c", "key": "k" } } }])),
+        unknown
+    );
+    assert_eq!(env(json!([{ "name": "ETCD_DATA_DIR", "value": "default.etcd" }])), unknown);
+    insta::assert_snapshot!(env(json!([{ "name": "ETCD_DATA_DIR", "value": "/var/lib/etcd2" }])), @"pod puls8-etcd-3 is not yet a member of the etcd cluster and cannot be held until it may join: its data directory /var/lib/etcd2 is on no volume");
+    insta::assert_snapshot!(refused(&with(pod(3), "/spec/containers/1/args", json!(["--initial-cluster=a=http://a:2380"]))), @"pod puls8-etcd-3 is not yet a member of the etcd cluster and cannot be held until it may join: its etcd is started with --initial-cluster, which overrides the environment that a joining member needs; set ETCD_* variables instead");
+    insta::assert_snapshot!(refused(&with(pod(3), "/spec/initContainers", json!([{ "name": "admit", "image": "theirs" }]))), @r#"pod puls8-etcd-3 is not yet a member of the etcd cluster and cannot be held until it may join: it has an init container "admit" of its own; rename it"#);
+}
+
+#[test]
+fn the_data_directory_is_found_where_etcd_reads_it() {
+    let dir = |command: Value, env: Value| {
+        let mounts = json!([{ "name": "data", "mountPath": "/data/" }, { "name": "x", "mountPath": "/x" }]);
+        let etcd = json!({ "command": command, "env": env, "volumeMounts": mounts });
+        data_dir(&etcd).map(str::to_owned)
+    };
+    let env = json!([{ "name": "ETCD_DATA_DIR", "value": "/data/env" }]);
+    assert_eq!(dir(json!([]), env.clone()).unwrap(), "/data/env");
+    assert_eq!(dir(json!(["etcd", "--data-dir", "/data/flag"]), env.clone()).unwrap(), "/data/flag");
+    assert_eq!(dir(json!(["etcd", "-data-dir=/data"]), env).unwrap(), "/data");
+    assert_eq!(dir(json!(["sh", "-c", "exec etcd --data-dir '/x/y' --name $HOSTNAME"]), json!(null)).unwrap(), "/x/y");
+    assert!(dir(json!(["sh", "-c", "exec etcd --data-dir $DIR"]), json!(null)).is_err());
+    assert!(dir(json!(["etcd", "--data-dir"]), json!(null)).is_err());
+}

@@ -1,0 +1,199 @@
+//! An update of the StatefulSet: what it changes, whether it may touch our annotations, and what
+//! is rewritten in it.
+//!
+//! Rewritten are the managed environment (`ETCD_INITIAL_CLUSTER`, `ETCD_INITIAL_CLUSTER_STATE`) and
+//! the partition, so that a scale rolls no pod and an image roll-out is whole (design, "Partition").
+//!
+//! The annotation [`KEPT_PARTITION`] is there exactly while a partition of ours is in force; it
+//! holds the person's or chart's own one, `"0"` where there was none. Without it, a live partition
+//! is their own: that is how one that was set before we came is told from ours.
+
+use json_patch::Patch;
+use serde_json::Value;
+
+use super::{Edit, annotation, env, get, text};
+use crate::names::{KEPT_PARTITION, RECORD, Target};
+use crate::record::{ParseRecordError, Record};
+
+/// `spec.replicas`, 1 where it is absent as the API server has it.
+#[must_use]
+pub fn replicas(object: &Value) -> u32 {
+    number(object, &["spec", "replicas"]).unwrap_or(1)
+}
+
+/// `spec.ordinals.start`.
+#[must_use]
+pub fn first_ordinal(object: &Value) -> u32 {
+    number(object, &["spec", "ordinals", "start"]).unwrap_or(0)
+}
+
+/// The record in the StatefulSet's annotation, if there is one.
+#[must_use]
+pub fn record(object: &Value) -> Option<Result<Record, ParseRecordError>> {
+    annotation(object, RECORD).map(Record::parse)
+}
+
+/// A roll-out that is under way, in a sentence; `None` when there is none.
+///
+/// While a partition of ours is in force nothing rolls, whatever the revisions are: they then
+/// differ by the managed environment alone. OnDelete never rolls by itself.
+#[must_use]
+pub fn rollout(object: &Value) -> Option<String> {
+    if on_delete(object) || annotation(object, KEPT_PARTITION).is_some() {
+        return None;
+    }
+    let seen = number(object, &["status", "observedGeneration"]).unwrap_or(0);
+    let written = number(object, &["metadata", "generation"]).unwrap_or(0);
+    if seen < written {
+        return Some(format!("the StatefulSet controller has seen generation {seen} of {written}"));
+    }
+    let (current, update) = (["status", "currentRevision"], ["status", "updateRevision"]);
+    if text(object, &current) == text(object, &update) {
+        return None;
+    }
+    let to_update = replicas(object).saturating_sub(partition(object).unwrap_or(0));
+    let updated = number(object, &["status", "updatedReplicas"]).unwrap_or(0);
+    (updated < to_update).then(|| format!("{updated} of {to_update} pods are updated"))
+}
+
+/// One update of the target, as it was asked for.
+pub struct Update<'a> {
+    old: &'a Value,
+    new: &'a Value,
+    target: &'a Target,
+    /// The record annotation's value after this update.
+    record: Option<&'a str>,
+}
+
+impl<'a> Update<'a> {
+    /// An update from the live object to the one that is asked for; `by_hook`: the hook's
+    /// ServiceAccount asks.
+    ///
+    /// # Errors
+    /// The sentence with which the update is refused: the record changed by another than the hook.
+    /// A record that was dropped is no error, it is put back: a PUT of a manifest drops it.
+    pub fn new(old: &'a Value, new: &'a Value, target: &'a Target, by_hook: bool) -> Result<Self, String> {
+        let (before, asked) = (annotation(old, RECORD), annotation(new, RECORD));
+        let record = if by_hook { asked } else { before };
+        if !by_hook && asked.is_some() && asked != before {
+            return Err(format!(
+                "changing the annotation {RECORD} of {target} is refused: it holds what was verified about the etcd \
+                 cluster, and only the etcd-scaler Job writes it. Leave the annotation out of the change."
+            ));
+        }
+        Ok(Self { old, new, target, record })
+    }
+
+    /// The record as it stands after this update.
+    #[must_use]
+    pub fn record(&self) -> Option<Result<Record, ParseRecordError>> {
+        self.record.map(Record::parse)
+    }
+
+    /// Whether anything in the pod template changes but the managed environment.
+    #[must_use]
+    pub fn changes_template(&self) -> bool {
+        let bare =
+            |object| env::without_managed(get(object, &TEMPLATE).unwrap_or(&Value::Null), &self.target.container);
+        bare(self.old) != bare(self.new)
+    }
+
+    /// What is rewritten.
+    #[must_use]
+    pub fn patch(&self) -> Patch {
+        let mut edit = Edit::new(self.new);
+        if let Some(record) = self.record {
+            edit.set(&["metadata", "annotations", RECORD], record.into());
+        }
+        let rollout = rollout(self.old);
+        let same_template = get(self.old, &TEMPLATE) == get(self.new, &TEMPLATE);
+        // A roll-out that is under way is neither restarted by another template nor cut in half by
+        // a partition: what is not rewritten now is rewritten with the next change.
+        if rollout.is_none() || !same_template {
+            self.set_env(&mut edit);
+        }
+        let kept = ["metadata", "annotations", KEPT_PARTITION];
+        match self.set_partition(&mut edit, rollout.is_some()) {
+            Some(own) => edit.set(&kept, own.to_string().into()),
+            None => edit.remove(&kept),
+        }
+        edit.finish()
+    }
+
+    /// Whether the environment is ours to write: from the first record on. Before it, the
+    /// bootstrap is not verified and the chart's own environment is what it needs.
+    fn manages(&self) -> bool {
+        matches!(self.record(), Some(Ok(_))) && first_ordinal(self.new) == 0 && replicas(self.new) > 0
+    }
+
+    fn set_env(&self, edit: &mut Edit) {
+        let spec = get(self.new, &["spec", "template", "spec"]);
+        let Some(index) = spec.and_then(|spec| env::container(spec, &self.target.container)) else {
+            return;
+        };
+        if !self.manages() {
+            return;
+        }
+        let index = index.to_string();
+        let container = ["spec", "template", "spec", "containers", &index];
+        let peers = self.target.initial_cluster(0..replicas(self.new));
+        env::set(edit, &container, env::INITIAL_CLUSTER, &peers);
+        if !get(self.new, &container).is_some_and(env::state_does_harm) {
+            env::set(edit, &container, env::INITIAL_CLUSTER_STATE, "existing");
+        }
+    }
+
+    /// Writes the partition and gives their own one that is kept while ours is in force.
+    fn set_partition(&self, edit: &mut Edit, rollout: bool) -> Option<u32> {
+        let kept = annotation(self.old, KEPT_PARTITION).and_then(|kept| kept.parse::<u32>().ok());
+        if kept.is_none() && !self.manages() {
+            return None;
+        }
+        let changes_template = self.changes_template();
+        if on_delete(self.new) {
+            // Needs no partition. Theirs stays kept as long as the pods differ from the template
+            // by the managed environment alone, for the way back to RollingUpdate.
+            return kept.filter(|_| !changes_template);
+        }
+        let (before, asked) = (partition(self.old).unwrap_or(0), partition(self.new).unwrap_or(0));
+        if changes_template {
+            let own = if asked == before { kept.unwrap_or(before) } else { asked };
+            if own != asked {
+                edit.set(&PARTITION, own.into());
+            }
+            return None;
+        }
+        let changes = replicas(self.old) != replicas(self.new) || get(self.old, &TEMPLATE) != edit.get(&TEMPLATE);
+        if kept.is_none() && (!changes || rollout) {
+            return None;
+        }
+        let largest = replicas(self.old).max(replicas(self.new));
+        let ours = if changes { largest } else { before.max(largest) };
+        edit.set(&PARTITION, ours.into());
+        // The API server may call twice for one request, the second time with what we made of it.
+        let kept_by_us = annotation(self.new, KEPT_PARTITION).and_then(|kept| kept.parse().ok());
+        Some(match kept_by_us {
+            Some(own) if asked == ours => own,
+            _ if asked == before => kept.unwrap_or(before),
+            _ => asked,
+        })
+    }
+}
+
+const TEMPLATE: [&str; 2] = ["spec", "template"];
+const PARTITION: [&str; 4] = ["spec", "updateStrategy", "rollingUpdate", "partition"];
+
+fn partition(object: &Value) -> Option<u32> {
+    number(object, &PARTITION)
+}
+
+fn on_delete(object: &Value) -> bool {
+    text(object, &["spec", "updateStrategy", "type"]) == Some("OnDelete")
+}
+
+fn number(object: &Value, path: &[&str]) -> Option<u32> {
+    get(object, path)?.as_u64().and_then(|number| u32::try_from(number).ok())
+}
+
+#[cfg(test)]
+mod tests;

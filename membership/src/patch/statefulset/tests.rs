@@ -1,0 +1,296 @@
+//! By name what each kind of write does; the properties over random ones are in `random`.
+
+use serde_json::json;
+
+use super::super::list;
+use super::*;
+use crate::names::tests::puls8;
+use crate::record::{Id, State};
+
+mod random;
+
+const CHARTS_CLUSTER: &str = "puls8-etcd-0=http://chart:2380";
+
+fn record_of(count: u32) -> Record {
+    (0..count).fold(Record::new(Id(0xc1)), |record, o| record.with(o, Id(0x10 + u64::from(o)), State::Member))
+}
+
+/// The StatefulSet as a chart with a fixed environment makes it.
+fn charts() -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet",
+        "metadata": { "name": "puls8-etcd", "namespace": "puls8", "uid": "sts-uid", "generation": 1 },
+        "spec": {
+            "replicas": 3, "serviceName": "puls8-etcd-headless",
+            "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "partition": 0 } },
+            "template": { "metadata": { "labels": { "app": "etcd" } }, "spec": { "containers": [
+                { "name": "sidecar", "image": "exporter:1", "env": [{ "name": "ETCD_INITIAL_CLUSTER", "value": "not ours" }] },
+                { "name": "etcd", "image": "registry.k8s.io/etcd:3.6.14", "env": [
+                    { "name": "ETCD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
+                    { "name": "ETCD_INITIAL_CLUSTER", "value": CHARTS_CLUSTER },
+                    { "name": "ETCD_INITIAL_CLUSTER_STATE", "value": "new" }
+                ] }
+            ] } }
+        },
+        "status": { "observedGeneration": 1, "replicas": 3, "updatedReplicas": 3, "currentRevision": "a", "updateRevision": "a" }
+    })
+}
+
+fn with(mut object: Value, path: &str, value: Value) -> Value {
+    let (parent, key) = path.rsplit_once('/').unwrap();
+    let key = key.replace("~1", "/");
+    match object.pointer_mut(parent).unwrap_or_else(|| panic!("{path}")) {
+        Value::Array(list) => list[key.parse::<usize>().unwrap()] = value,
+        other => drop(other.as_object_mut().unwrap().insert(key, value)),
+    }
+    object
+}
+
+fn annotated(object: Value, record: &Record) -> Value {
+    with(object, "/metadata/annotations", json!({ RECORD: record.annotation() }))
+}
+
+/// What the API server stores: the request as rewritten.
+#[track_caller]
+fn write(old: &Value, new: &Value, by_hook: bool) -> Value {
+    let mut stored = new.clone();
+    json_patch::patch(&mut stored, &Update::new(old, new, &puls8(), by_hook).unwrap().patch()).unwrap();
+    stored
+}
+
+/// The StatefulSet as it lives once the record is written.
+fn live() -> Value {
+    let live = write(&charts(), &annotated(charts(), &record_of(3)), true);
+    with(with(live, "/metadata/generation", json!(2)), "/status/observedGeneration", json!(2))
+}
+
+fn env_of(object: &Value, name: &str) -> Vec<String> {
+    list(object, &["spec", "template", "spec", "containers", "1", "env"])
+        .iter()
+        .filter(|entry| text(entry, &["name"]) == Some(name))
+        .map(|entry| text(entry, &["value"]).unwrap_or("(not a literal)").to_owned())
+        .collect()
+}
+
+fn kept(object: &Value) -> Option<&str> {
+    annotation(object, KEPT_PARTITION)
+}
+
+#[test]
+fn the_records_first_write_brings_environment_and_partition() {
+    let (old, new) = (charts(), annotated(charts(), &record_of(3)));
+    let patch = Update::new(&old, &new, &puls8(), true).unwrap().patch();
+    insta::assert_snapshot!(format!("{patch:#}"), @r#"
+    [
+      {
+        "op": "add",
+        "path": "/spec/template/spec/containers/1/env/1/value",
+        "value": "puls8-etcd-0=http://puls8-etcd-0.puls8-etcd-headless.puls8.svc.cluster.local:2380,puls8-etcd-1=http://puls8-etcd-1.puls8-etcd-headless.puls8.svc.cluster.local:2380,puls8-etcd-2=http://puls8-etcd-2.puls8-etcd-headless.puls8.svc.cluster.local:2380"
+      },
+      {
+        "op": "add",
+        "path": "/spec/template/spec/containers/1/env/2/value",
+        "value": "existing"
+      },
+      {
+        "op": "add",
+        "path": "/spec/updateStrategy/rollingUpdate/partition",
+        "value": 3
+      },
+      {
+        "op": "add",
+        "path": "/metadata/annotations/etcd-scaler.io~1partition",
+        "value": "0"
+      }
+    ]
+    "#);
+}
+
+#[test]
+fn a_scale_by_helm_with_the_charts_values() {
+    // Helm 3 and 4 alike send the chart's environment again, and keep what they never set.
+    let new = with(live(), "/spec/replicas", json!(4));
+    let new = with(new, "/spec/template", charts()["spec"]["template"].clone());
+    let patch = Update::new(&live(), &new, &puls8(), false).unwrap().patch();
+    insta::assert_snapshot!(format!("{patch:#}"), @r#"
+    [
+      {
+        "op": "add",
+        "path": "/spec/template/spec/containers/1/env/1/value",
+        "value": "puls8-etcd-0=http://puls8-etcd-0.puls8-etcd-headless.puls8.svc.cluster.local:2380,puls8-etcd-1=http://puls8-etcd-1.puls8-etcd-headless.puls8.svc.cluster.local:2380,puls8-etcd-2=http://puls8-etcd-2.puls8-etcd-headless.puls8.svc.cluster.local:2380,puls8-etcd-3=http://puls8-etcd-3.puls8-etcd-headless.puls8.svc.cluster.local:2380"
+      },
+      {
+        "op": "add",
+        "path": "/spec/template/spec/containers/1/env/2/value",
+        "value": "existing"
+      },
+      {
+        "op": "add",
+        "path": "/spec/updateStrategy/rollingUpdate/partition",
+        "value": 4
+      }
+    ]
+    "#);
+}
+
+#[test]
+fn before_a_record_nothing_is_touched() {
+    let new = with(charts(), "/spec/template/spec/containers/1/env/1/value", json!("repaired by hand"));
+    assert_eq!(write(&charts(), &new, false), new);
+    let broken = with(charts(), "/metadata/annotations", json!({ RECORD: "{" }));
+    assert_eq!(write(&broken, &broken, false), broken);
+}
+
+#[test]
+fn an_identical_upgrade_changes_nothing() {
+    let helms = with(live(), "/spec/template", charts()["spec"]["template"].clone());
+    assert_eq!(write(&live(), &helms, false), live());
+    // A chart that sets the partition itself, and a PUT without strategy or annotations.
+    for strategy in
+        [json!({ "type": "RollingUpdate", "rollingUpdate": { "partition": 0 } }), json!({ "type": "RollingUpdate" })]
+    {
+        assert_eq!(write(&live(), &with(helms.clone(), "/spec/updateStrategy", strategy), false), live());
+    }
+    assert_eq!(write(&live(), &with(helms, "/metadata/annotations", json!(null)), false), live());
+}
+
+#[test]
+fn a_left_over_larger_partition_of_ours_stays() {
+    let five = write(&live(), &with(live(), "/spec/replicas", json!(5)), false);
+    let back = write(&five, &with(five.clone(), "/spec/replicas", json!(3)), false);
+    assert_eq!(partition(&back), Some(5));
+    assert_eq!(write(&back, &back, false), back);
+}
+
+#[test]
+fn another_change_of_the_template_is_rolled_out_whole() {
+    let own_2 = write(&live(), &with(live(), "/spec/updateStrategy/rollingUpdate/partition", json!(2)), false);
+    assert_eq!((partition(&own_2), kept(&own_2)), (Some(3), Some("2")), "the strategy alone updates the kept value");
+    let new = with(own_2.clone(), "/spec/template/spec/containers/1/image", json!("registry.k8s.io/etcd:3.6.15"));
+    let stored = write(&own_2, &new, false);
+    assert_eq!((partition(&stored), kept(&stored)), (Some(2), None));
+    // With a partition of its own in the same write, that one counts.
+    let new = with(new, "/spec/updateStrategy/rollingUpdate/partition", json!(1));
+    assert_eq!(partition(&write(&own_2, &new, false)), Some(1));
+}
+
+#[test]
+fn a_partition_from_before_we_came_is_kept_as_their_own() {
+    let theirs = with(charts(), "/spec/updateStrategy/rollingUpdate/partition", json!(2));
+    let stored = write(&theirs, &annotated(theirs.clone(), &record_of(3)), true);
+    assert_eq!((partition(&stored), kept(&stored)), (Some(3), Some("2")));
+}
+
+#[test]
+fn without_ours_in_force_a_partition_is_the_persons_alone() {
+    let new = with(live(), "/spec/template/spec/containers/1/image", json!("registry.k8s.io/etcd:3.6.15"));
+    let rolled = write(&live(), &new, false);
+    let canary = with(rolled.clone(), "/spec/updateStrategy/rollingUpdate/partition", json!(2));
+    assert_eq!(write(&rolled, &canary, false), canary);
+}
+
+#[test]
+fn a_roll_out_under_way_is_not_cut_in_half() {
+    let new = with(live(), "/spec/template/spec/containers/1/image", json!("registry.k8s.io/etcd:3.6.15"));
+    let rolling = write(&live(), &new, false);
+    let status =
+        json!({ "observedGeneration": 2, "updatedReplicas": 1, "currentRevision": "a", "updateRevision": "b" });
+    let rolling = with(rolling, "/status", status);
+    assert_eq!(rollout(&rolling).unwrap(), "1 of 3 pods are updated");
+    let record = record_of(3).with(2, Id(9), State::Member);
+    let new = with(rolling.clone(), "/metadata/annotations", json!({ RECORD: record.annotation() }));
+    assert_eq!(write(&rolling, &new, true), new, "the hook's write");
+    let back = with(rolling.clone(), "/spec/replicas", json!(2));
+    assert_eq!(write(&rolling, &back, false), back, "going back");
+}
+
+#[test]
+fn no_roll_out_is_seen_where_none_is() {
+    assert_eq!(rollout(&charts()), None);
+    let ours = with(live(), "/status/updateRevision", json!("b"));
+    assert_eq!(rollout(&ours), None, "only the managed environment differs");
+    assert_eq!(
+        rollout(&with(charts(), "/metadata/generation", json!(2))).unwrap(),
+        "the StatefulSet controller has seen generation 1 of 2"
+    );
+    let canary = with(
+        with(charts(), "/status/updateRevision", json!("b")),
+        "/spec/updateStrategy/rollingUpdate/partition",
+        json!(2),
+    );
+    assert_eq!(rollout(&with(canary, "/status/updatedReplicas", json!(1))), None, "their own partition is reached");
+    let on_delete = with(charts(), "/spec/updateStrategy", json!({ "type": "OnDelete" }));
+    assert_eq!(rollout(&with(on_delete, "/metadata/generation", json!(9))), None);
+}
+
+#[test]
+fn on_delete_gets_no_partition_and_finds_it_again_on_the_way_back() {
+    let on_delete = json!({ "type": "OnDelete" });
+    let stored = write(&live(), &with(live(), "/spec/updateStrategy", on_delete), false);
+    assert_eq!((partition(&stored), kept(&stored)), (None, Some("0")));
+    let four = write(&stored, &with(stored.clone(), "/spec/replicas", json!(4)), false);
+    assert_eq!((partition(&four), env_of(&four, "ETCD_INITIAL_CLUSTER").len()), (None, 1));
+    let rolling = json!({ "type": "RollingUpdate" });
+    assert_eq!(partition(&write(&four, &with(four.clone(), "/spec/updateStrategy", rolling), false)), Some(4));
+}
+
+#[test]
+fn one_line_whatever_the_chart_has() {
+    let four = with(live(), "/spec/replicas", json!(4));
+    let wanted = puls8().initial_cluster(0..4);
+    let several = |env: Value| with(four.clone(), "/spec/template/spec/containers/1/env", env);
+    let multi_line = json!([{ "name": "ETCD_INITIAL_CLUSTER", "value": "a=http://a:2380,\nb=http://b:2380" }]);
+    let doubled = json!([
+        { "name": "ETCD_INITIAL_CLUSTER", "value": "a" }, { "name": "X", "value": "1" },
+        { "name": "ETCD_INITIAL_CLUSTER", "valueFrom": { "configMapKeyRef": { "name": "c", "key": "k" } } },
+        { "name": "ETCD_INITIAL_CLUSTER_STATE", "value": "new" }, { "name": "ETCD_INITIAL_CLUSTER_STATE", "value": "new" }
+    ]);
+    let indirect =
+        json!([{ "name": "ETCD_INITIAL_CLUSTER", "valueFrom": { "configMapKeyRef": { "name": "c", "key": "k" } } }]);
+    for env in [multi_line, doubled, indirect, json!([]), json!(null)] {
+        let stored = write(&live(), &several(env.clone()), false);
+        assert_eq!(env_of(&stored, "ETCD_INITIAL_CLUSTER"), [wanted.as_str()], "{env}");
+        assert_eq!(env_of(&stored, "ETCD_INITIAL_CLUSTER_STATE"), ["existing"], "{env}");
+    }
+}
+
+#[test]
+fn where_state_existing_does_harm_it_is_left_to_the_chart() {
+    let with_image = |image: &str| {
+        let live = with(live(), "/spec/template/spec/containers/1", json!({ "name": "etcd", "image": image }));
+        env_of(&write(&live, &with(live.clone(), "/spec/replicas", json!(4)), false), "ETCD_INITIAL_CLUSTER_STATE")
+    };
+    for harmed in [
+        "docker.io/bitnamilegacy/etcd:3.6.4-debian-12-r4",
+        "bitnami/etcd",
+        "bitnami/etcd@sha256:00",
+        "r:5000/bitnami/etcd:latest",
+    ] {
+        assert!(with_image(harmed).is_empty(), "{harmed}");
+    }
+    for fine in ["docker.io/bitnami/etcd:3.5.6-debian-11-r10", "quay.io/coreos/etcd:v3.6.14"] {
+        assert_eq!(with_image(fine), ["existing"], "{fine}");
+    }
+}
+
+#[test]
+fn another_container_of_the_pod_is_not_ours() {
+    assert_eq!(
+        live()["spec"]["template"]["spec"]["containers"][0],
+        charts()["spec"]["template"]["spec"]["containers"][0]
+    );
+    let renamed = with(charts(), "/spec/template/spec/containers/1/name", json!("db"));
+    let stored = write(&renamed, &annotated(renamed.clone(), &record_of(3)), true);
+    assert_eq!(stored["spec"], renamed["spec"]);
+}
+
+#[test]
+fn only_the_hook_changes_the_record_and_a_dropped_one_is_put_back() {
+    let other = annotated(live(), &record_of(4));
+    insta::assert_snapshot!(Update::new(&live(), &other, &puls8(), false).err().unwrap(), @"changing the annotation etcd-scaler.io/record of StatefulSet puls8/puls8-etcd is refused: it holds what was verified about the etcd cluster, and only the etcd-scaler Job writes it. Leave the annotation out of the change.");
+    assert!(Update::new(&charts(), &other, &puls8(), false).is_err(), "nor brings the first one");
+    assert!(Update::new(&live(), &other, &puls8(), true).is_ok());
+    let dropped = with(live(), "/metadata/annotations", json!({}));
+    assert_eq!(write(&live(), &dropped, false), live());
+    assert_eq!(annotation(&write(&live(), &dropped, true), RECORD), None, "the hook may forget");
+}

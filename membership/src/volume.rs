@@ -1,0 +1,198 @@
+//! The PersistentVolume of an ordinal: the page's object, with three safe deviations.
+
+use serde_json::{Value, json};
+
+use crate::names::{Ordinal, Target};
+
+/// How volumes are made; every field is a value of the chart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumePlan {
+    /// Volumes are `<prefix>-<ordinal>` (`etcd-volume`).
+    pub name_prefix: String,
+    /// The directory on the node without the ordinal (`/var/local/puls8/etcd/pod-`).
+    pub host_path: String,
+    /// A Kubernetes quantity (`2Gi`).
+    pub capacity: String,
+    /// `Retain`, or the page's `Delete`, which ends in phase Failed outside /tmp (facts-kubernetes F).
+    pub reclaim_policy: String,
+    /// Tie the volume to the node that the pod was scheduled to.
+    pub pin: bool,
+    /// Set `pv.kubernetes.io/bound-by-controller` by hand as the page does: an unbind then drops
+    /// the whole claimRef.
+    pub bound_by_controller: bool,
+    /// The Helm release that a parent chart would own the volume under.
+    pub release: String,
+    /// That release's namespace.
+    pub release_namespace: String,
+}
+
+impl VolumePlan {
+    /// The volume's name.
+    #[must_use]
+    pub fn name(&self, ordinal: Ordinal) -> String {
+        format!("{}-{ordinal}", self.name_prefix)
+    }
+
+    /// The directory on the node.
+    #[must_use]
+    pub fn path(&self, ordinal: Ordinal) -> String {
+        format!("{}{ordinal}", self.host_path)
+    }
+
+    /// The volume for a claim, not yet pinned: the pod has not been scheduled.
+    ///
+    /// Its Helm labels are there because without them a parent chart that makes volumes itself
+    /// fails with "invalid ownership metadata" (facts-etcd 1.2).
+    #[must_use]
+    pub fn object(&self, target: &Target, claim: &str, class: &str, ordinal: Ordinal) -> Value {
+        let mut annotations = json!({
+            "meta.helm.sh/release-name": self.release,
+            "meta.helm.sh/release-namespace": self.release_namespace,
+        });
+        if self.bound_by_controller {
+            annotations["pv.kubernetes.io/bound-by-controller"] = json!("yes");
+        }
+        json!({
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {
+                "name": self.name(ordinal),
+                "annotations": annotations,
+                "finalizers": ["kubernetes.io/pv-protection"],
+                "labels": {
+                    "app.kubernetes.io/managed-by": "Helm",
+                    "statefulset.kubernetes.io/pod-name": target.pod(ordinal),
+                },
+            },
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "capacity": { "storage": self.capacity },
+                "claimRef": {
+                    "apiVersion": "v1",
+                    "kind": "PersistentVolumeClaim",
+                    "name": claim,
+                    "namespace": target.namespace,
+                },
+                "hostPath": { "path": self.path(ordinal), "type": "" },
+                "persistentVolumeReclaimPolicy": self.reclaim_policy,
+                "storageClassName": class,
+                "volumeMode": "Filesystem",
+            },
+        })
+    }
+
+    /// What keeps an existing volume from serving a claim, in a sentence; `None`: it fits.
+    #[must_use]
+    pub fn misfit(&self, existing: &Value, target: &Target, claim: &str, class: &str) -> Option<String> {
+        let spec = &existing["spec"];
+        let owner = &spec["claimRef"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let reserved = (text(&owner["namespace"]), text(&owner["name"]));
+        if !owner.is_null() && reserved != (target.namespace.clone(), claim.to_owned()) {
+            return Some(format!(
+                "it is reserved for claim {}/{}, needed is {}/{claim}",
+                reserved.0, reserved.1, target.namespace
+            ));
+        }
+        let its_class = text(&spec["storageClassName"]);
+        if its_class != class {
+            return Some(format!("its storage class is {its_class:?}, the claim's is {class:?}"));
+        }
+        let modes = spec["accessModes"].as_array().is_some_and(|modes| modes.contains(&json!("ReadWriteOnce")));
+        if !modes {
+            return Some(format!("its access modes are {}, needed is ReadWriteOnce", spec["accessModes"]));
+        }
+        None
+    }
+}
+
+/// The node affinity that ties a volume to a node, by the node's `kubernetes.io/hostname` label.
+#[must_use]
+pub fn pinned_to(hostname: &str) -> Value {
+    json!({ "required": { "nodeSelectorTerms": [ { "matchExpressions": [
+        { "key": "kubernetes.io/hostname", "operator": "In", "values": [hostname] }
+    ] } ] } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::tests::puls8;
+
+    fn plan() -> VolumePlan {
+        VolumePlan {
+            name_prefix: "etcd-volume".into(),
+            host_path: "/var/local/puls8/etcd/pod-".into(),
+            capacity: "2Gi".into(),
+            reclaim_policy: "Retain".into(),
+            pin: true,
+            bound_by_controller: false,
+            release: "puls8".into(),
+            release_namespace: "puls8".into(),
+        }
+    }
+
+    /// The page's YAML, as JSON.
+    fn page() -> Value {
+        json!({
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {
+                "annotations": {
+                    "meta.helm.sh/release-name": "puls8",
+                    "meta.helm.sh/release-namespace": "puls8",
+                    "pv.kubernetes.io/bound-by-controller": "yes",
+                },
+                "finalizers": ["kubernetes.io/pv-protection"],
+                "labels": {
+                    "app.kubernetes.io/managed-by": "Helm",
+                    "statefulset.kubernetes.io/pod-name": "puls8-etcd-3",
+                },
+                "name": "etcd-volume-3",
+            },
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "capacity": { "storage": "2Gi" },
+                "claimRef": {
+                    "apiVersion": "v1",
+                    "kind": "PersistentVolumeClaim",
+                    "name": "data-puls8-etcd-3",
+                    "namespace": "puls8",
+                },
+                "hostPath": { "path": "/var/local/puls8/etcd/pod-3", "type": "" },
+                "persistentVolumeReclaimPolicy": "Delete",
+                "storageClassName": "manual",
+                "volumeMode": "Filesystem",
+            },
+        })
+    }
+
+    #[test]
+    fn three_values_give_the_pages_object() {
+        let plan = VolumePlan { reclaim_policy: "Delete".into(), bound_by_controller: true, pin: false, ..plan() };
+        assert_eq!(plan.object(&puls8(), "data-puls8-etcd-3", "manual", 3), page());
+    }
+
+    #[test]
+    fn with_the_defaults_only_the_named_deviations_remain() {
+        let ours = plan().object(&puls8(), "data-puls8-etcd-3", "manual", 3);
+        let mut expected = page();
+        expected["spec"]["persistentVolumeReclaimPolicy"] = json!("Retain");
+        if let Some(annotations) = expected["metadata"]["annotations"].as_object_mut() {
+            annotations.remove("pv.kubernetes.io/bound-by-controller");
+        }
+        assert_eq!(ours, expected);
+    }
+
+    #[test]
+    fn a_volume_of_somebody_else_is_refused_with_the_difference() {
+        let fits = |volume: &Value| plan().misfit(volume, &puls8(), "data-puls8-etcd-3", "manual");
+        assert_eq!(fits(&page()), None);
+        let mut other = page();
+        other["spec"]["claimRef"]["name"] = json!("data-puls8-etcd-4");
+        insta::assert_snapshot!(fits(&other).unwrap(), @"it is reserved for claim puls8/data-puls8-etcd-4, needed is puls8/data-puls8-etcd-3");
+        let mut other = page();
+        other["spec"]["storageClassName"] = json!("fast");
+        insta::assert_snapshot!(fits(&other).unwrap(), @r#"its storage class is "fast", the claim's is "manual""#);
+    }
+}
