@@ -1,0 +1,216 @@
+//! One step, applied.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use etcd::{CallError, Member, Refusal};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use membership::names::{Ordinal, PERMISSION, RECORD};
+use membership::next_step::Step;
+use membership::observed::Observed;
+use membership::record::{Permission, Record};
+use membership::version::JoinAs;
+use membership::volume::VolumePlan;
+use serde_json::json;
+
+use crate::lease::Lease;
+use crate::objects::Objects;
+use crate::report::Reports;
+use crate::volumes;
+
+/// A membership change may take an election to be answered.
+const CHANGE: Duration = Duration::from_secs(5);
+/// No change of etcd without this much Lease left: nobody else may be at work while it runs.
+const LEASE: Duration = Duration::from_secs(7);
+
+/// What a step is applied with.
+pub struct Apply<'a> {
+    /// Kubernetes.
+    pub objects: &'a Objects,
+    /// This run's right to change anything.
+    pub lease: &'a Lease,
+    /// Where it is told.
+    pub reports: &'a Reports,
+    /// How volumes are made.
+    pub plan: &'a VolumePlan,
+    /// What the step was decided from.
+    pub seen: &'a Observed,
+    /// As it was read in that round.
+    pub statefulset: &'a StatefulSet,
+}
+
+/// How a step went.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// Done: look again at once.
+    Done,
+    /// etcd or Kubernetes asked for patience; why.
+    NotYet(String),
+}
+
+impl Apply<'_> {
+    /// Applies a step. Steps that change nothing are the run's to handle.
+    ///
+    /// # Errors
+    /// When it failed in a way that looking again will not mend by itself.
+    pub async fn step(&self, step: Step) -> anyhow::Result<Applied> {
+        match step {
+            Step::Done | Step::Wait(_) | Step::Fail(_) => Ok(Applied::Done),
+            Step::CreateVolume(ordinal) => self.create_volume(ordinal).await,
+            Step::PinVolume(ordinal, node) => self.pin_volume(ordinal, &node).await,
+            Step::Record(record, what) => self.record(&record, &what).await,
+            Step::Add(ordinal, join) => self.add(ordinal, join).await,
+            Step::Permit(ordinal, uid, permission) => self.permit(ordinal, &uid, &permission).await,
+            Step::Swap(ordinal, uid) => {
+                let why = "it serves; its ordinary pod takes over";
+                self.delete_pod(ordinal, &uid, "JoiningPodSwapped", why).await
+            }
+            Step::Renew(ordinal, uid, why) => self.delete_pod(ordinal, &uid, "PodRenewed", &why).await,
+            Step::Promote(ordinal, id) => {
+                let pod = self.seen.target.pod(ordinal);
+                let promoted = async { self.leader().await?.promote(id).await };
+                match self.changed(promoted.await) {
+                    Ok(()) => {
+                        let note = format!("{pod} (member {id}) is promoted: a voting member");
+                        self.reports.did("MemberPromoted", note).await;
+                        Ok(Applied::Done)
+                    }
+                    Err(refused) => refused.with_context(|| format!("failed to promote {pod} (member {id})")),
+                }
+            }
+            Step::TakeBack(ordinal, id, why) => {
+                let pod = self.seen.target.pod(ordinal);
+                let removed = async { self.leader().await?.remove(id).await };
+                match self.changed(removed.await) {
+                    Ok(()) => {
+                        let note = format!("{pod} (member {id}) is removed from etcd again: {why}");
+                        self.reports.trouble("MemberTakenBack", note).await;
+                        Ok(Applied::Done)
+                    }
+                    Err(refused) => refused.with_context(|| format!("failed to remove {pod} (member {id})")),
+                }
+            }
+        }
+    }
+
+    async fn create_volume(&self, ordinal: Ordinal) -> anyhow::Result<Applied> {
+        let Self { objects, plan, seen, .. } = self;
+        let claim = volumes::claim_name(self.statefulset, &seen.target, ordinal).context("no claim template")?;
+        volumes::create(objects, &seen.target, plan, &claim, ordinal).await?;
+        let note = format!("volume {} is made for claim {claim} ({})", plan.name(ordinal), plan.path(ordinal));
+        self.reports.did("VolumeCreated", note).await;
+        Ok(Applied::Done)
+    }
+
+    async fn pin_volume(&self, ordinal: Ordinal, node: &str) -> anyhow::Result<Applied> {
+        volumes::pin(self.objects, self.plan, ordinal, node).await?;
+        self.reports.did("VolumePinned", format!("volume {} is tied to node {node}", self.plan.name(ordinal))).await;
+        Ok(Applied::Done)
+    }
+
+    /// The Lease's copy first: it is what is left when the StatefulSet is gone.
+    async fn record(&self, record: &Record, what: &str) -> anyhow::Result<Applied> {
+        self.lease.write(record).await?;
+        let target = &self.seen.target;
+        let patch = json!({ "metadata": { "annotations": { RECORD: record.annotation() } } });
+        let statefulsets = &self.objects.statefulsets;
+        let written = statefulsets.patch(&target.statefulset, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        written.with_context(|| format!("failed to write the record of {target}"))?;
+        self.reports.did("Recorded", format!("recorded: {what}")).await;
+        Ok(Applied::Done)
+    }
+
+    async fn add(&self, ordinal: Ordinal, join: JoinAs) -> anyhow::Result<Applied> {
+        let target = &self.seen.target;
+        let pod = target.pod(ordinal);
+        let url = target.peer_url(ordinal);
+        let added = async { self.leader().await?.add(&url, join).await };
+        match self.changed(added.await) {
+            Ok(id) => {
+                let role = if join == JoinAs::Learner { "a learner" } else { "a voting member" };
+                let note = format!("{pod} is added to etcd as {role} (member {id}, {url})");
+                self.reports.did("MemberAdded", note).await;
+                Ok(Applied::Done)
+            }
+            Err(refused) => refused.with_context(|| format!("failed to add {pod} to etcd")),
+        }
+    }
+
+    async fn permit(&self, ordinal: Ordinal, uid: &str, permission: &Permission) -> anyhow::Result<Applied> {
+        let pod = self.seen.target.pod(ordinal);
+        let text = serde_json::to_string(permission).context("a permission that cannot be written as JSON")?;
+        // With the UID: a permission is for this pod and no later one of the same name.
+        let patch = json!({ "metadata": { "uid": uid, "annotations": { PERMISSION: text } } });
+        let written = self.objects.pods.patch(&pod, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        if let Some(gone) = is_gone(&written) {
+            return Ok(Applied::NotYet(gone));
+        }
+        written.with_context(|| format!("failed to permit {pod} to start"))?;
+        self.reports.did("StartPermitted", format!("{pod} may start as member {}", permission.member)).await;
+        Ok(Applied::Done)
+    }
+
+    async fn delete_pod(&self, ordinal: Ordinal, uid: &str, reason: &str, why: &str) -> anyhow::Result<Applied> {
+        let pod = self.seen.target.pod(ordinal);
+        let preconditions = Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let params = DeleteParams { preconditions, ..DeleteParams::default() };
+        let deleted = self.objects.pods.delete(&pod, &params).await;
+        if let Some(gone) = is_gone(&deleted) {
+            return Ok(Applied::NotYet(gone));
+        }
+        deleted.with_context(|| format!("failed to delete pod {pod}"))?;
+        self.reports.did(reason, format!("joining pod {pod} is deleted: {why}")).await;
+        Ok(Applied::Done)
+    }
+
+    /// A connection to the leader; changes are sent there, and only with Lease left for them.
+    async fn leader(&self) -> Result<Member, CallError> {
+        let leader = self.seen.agreed().ok().and_then(|agreed| agreed.leader);
+        let ordinal = self.seen.answers.iter().find_map(|(&ordinal, answered)| {
+            answered.as_ref().ok().filter(|answer| Some(answer.member) == leader).map(|_| ordinal)
+        });
+        let unknown = |text: &str| CallError::Refused {
+            call: "endpoint status",
+            url: self.seen.target.to_string(),
+            text: text.to_owned(),
+            refusal: Refusal::Unknown,
+        };
+        let ordinal = ordinal.ok_or_else(|| unknown("the members know no leader"))?;
+        if self.lease.left() < LEASE {
+            return Err(unknown("too little of the Lease is left for a change; it is renewed first"));
+        }
+        Member::at(&self.seen.target.client_url(ordinal), CHANGE).await
+    }
+
+    /// Sorts etcd's answers to a change: what only needs another look is not a failure.
+    fn changed<T>(&self, answer: Result<T, CallError>) -> Result<T, anyhow::Result<Applied>> {
+        answer.map_err(|error| match error.refusal() {
+            Refusal::Unhealthy
+            | Refusal::LearnerNotReady
+            | Refusal::TooManyLearners
+            | Refusal::AlreadyExists
+            | Refusal::AlreadyVoter
+            | Refusal::NotFound
+            | Refusal::NotEnoughStarted
+            | Refusal::Unknown => Ok(Applied::NotYet(error.to_string())),
+            Refusal::NotForLearners | Refusal::FutureRevision | Refusal::Compacted | Refusal::Other => {
+                Err(error.into())
+            }
+        })
+    }
+}
+
+/// Not found, or not the one that was meant: somebody was faster, and the next look tells.
+fn is_gone<T>(answer: &kube::Result<T>) -> Option<String> {
+    match answer {
+        Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Some(status.message.clone()),
+        _ => None,
+    }
+}
+
+/// Whether a step only cleans up behind a join that failed.
+#[must_use]
+pub fn is_undo(step: &Step) -> bool {
+    matches!(step, Step::TakeBack(..) | Step::Record(..) | Step::Renew(..))
+}

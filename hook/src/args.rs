@@ -1,0 +1,240 @@
+//! The command line, read once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use membership::names::Target;
+use membership::volume::VolumePlan;
+
+use crate::{admit, preflight, report, scale};
+
+/// Scales an etcd StatefulSet safely.
+#[derive(Debug, Parser)]
+#[command(name = "hook", version, about)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: Log,
+}
+
+#[derive(Debug, ClapArgs)]
+struct Log {
+    /// How log lines are written.
+    #[arg(long, global = true, env = "ETCD_SCALER_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// What is logged, in the syntax of tracing's filters.
+    #[arg(long, global = true, env = "ETCD_SCALER_LOG_FILTER", default_value = "info,kube=warn")]
+    log_filter: String,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring etcd to the StatefulSet's replica count, then compare the keys of all members.
+    Scale(Scale),
+    /// Before an upgrade: are the members healthy, and would the change be admitted?
+    Preflight(Preflight),
+    /// In a joining pod: wait until the Job permits etcd to start.
+    Admit(Admit),
+}
+
+/// Which StatefulSet, and how its members are addressed.
+#[derive(Debug, ClapArgs)]
+pub struct TargetArgs {
+    /// The StatefulSet's namespace.
+    #[arg(long, env = "ETCD_SCALER_NAMESPACE")]
+    namespace: String,
+    /// The StatefulSet's name.
+    #[arg(long, env = "ETCD_SCALER_STATEFULSET")]
+    statefulset: String,
+    /// The container that runs etcd.
+    #[arg(long, env = "ETCD_SCALER_CONTAINER", default_value = "etcd")]
+    container: String,
+    /// The cluster's DNS domain.
+    #[arg(long, env = "ETCD_SCALER_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+    /// http or https, between members.
+    #[arg(long, env = "ETCD_SCALER_PEER_SCHEME", default_value = "http")]
+    peer_scheme: String,
+    /// The members' peer port.
+    #[arg(long, env = "ETCD_SCALER_PEER_PORT", default_value_t = 2380)]
+    peer_port: u16,
+    /// http or https, for clients.
+    #[arg(long, env = "ETCD_SCALER_CLIENT_SCHEME", default_value = "http")]
+    client_scheme: String,
+    /// The members' client port.
+    #[arg(long, env = "ETCD_SCALER_CLIENT_PORT", default_value_t = 2379)]
+    client_port: u16,
+}
+
+impl TargetArgs {
+    /// The target, but for the headless Service's name, which the live StatefulSet tells.
+    #[must_use]
+    pub fn target(self) -> Target {
+        let Self {
+            namespace,
+            statefulset,
+            container,
+            cluster_domain,
+            peer_scheme,
+            peer_port,
+            client_scheme,
+            client_port,
+        } = self;
+        Target {
+            service: String::new(),
+            namespace,
+            statefulset,
+            container,
+            cluster_domain,
+            peer_scheme,
+            peer_port,
+            client_scheme,
+            client_port,
+        }
+    }
+}
+
+/// What started the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Trigger {
+    /// Helm, after an install.
+    PostInstall,
+    /// Helm, after an upgrade or a rollback.
+    PostUpgrade,
+    /// The webhook's launcher.
+    Launcher,
+    /// A person.
+    Manual,
+}
+
+#[derive(Debug, ClapArgs)]
+struct Scale {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    volumes: VolumeArgs,
+    /// What started this run.
+    #[arg(long, env = "ETCD_SCALER_TRIGGER", default_value = "manual")]
+    trigger: Trigger,
+    /// The run ends after this time, with what is half done undone.
+    #[arg(long, env = "ETCD_SCALER_DEADLINE", default_value = "240s", value_parser = humantime::parse_duration)]
+    deadline: Duration,
+    /// A member that is not promoted this long after `member add` is taken back.
+    #[arg(long, env = "ETCD_SCALER_JOIN_DEADLINE", default_value = "60s", value_parser = humantime::parse_duration)]
+    join_deadline: Duration,
+    /// The Lease that lets one run work at a time [default: <statefulset>-scaler].
+    #[arg(long, env = "ETCD_SCALER_LEASE")]
+    lease: Option<String>,
+    /// Who holds the Lease: this pod.
+    #[arg(long, env = "POD_NAME")]
+    pod_name: String,
+}
+
+#[derive(Debug, ClapArgs)]
+struct VolumeArgs {
+    /// The Helm release that owns the volumes.
+    #[arg(long, env = "ETCD_SCALER_RELEASE")]
+    release: String,
+    /// That release's namespace.
+    #[arg(long, env = "ETCD_SCALER_RELEASE_NAMESPACE")]
+    release_namespace: String,
+    /// Volumes are named <prefix>-<ordinal>.
+    #[arg(long, env = "ETCD_SCALER_PV_NAME_PREFIX", default_value = "etcd-volume")]
+    pv_name_prefix: String,
+    /// The directory on the node; the ordinal is appended.
+    #[arg(long, env = "ETCD_SCALER_PV_HOST_PATH")]
+    pv_host_path: String,
+    /// The volumes' capacity.
+    #[arg(long, env = "ETCD_SCALER_PV_CAPACITY", default_value = "2Gi")]
+    pv_capacity: String,
+    /// Retain or Delete.
+    #[arg(long, env = "ETCD_SCALER_PV_RECLAIM_POLICY", default_value = "Retain", value_parser = ["Retain", "Delete"])]
+    pv_reclaim_policy: String,
+    /// Tie each volume to the node its pod was scheduled to.
+    #[arg(long, env = "ETCD_SCALER_PV_PIN", default_value = "true", action = clap::ArgAction::Set)]
+    pv_pin: bool,
+    /// Set pv.kubernetes.io/bound-by-controller by hand.
+    #[arg(long, env = "ETCD_SCALER_PV_BOUND_BY_CONTROLLER", default_value = "false", action = clap::ArgAction::Set)]
+    pv_bound_by_controller: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+struct Preflight {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// The StatefulSet as the release will have it, in JSON.
+    #[arg(long, env = "ETCD_SCALER_MANIFEST")]
+    manifest: PathBuf,
+    /// The check ends after this time.
+    #[arg(long, env = "ETCD_SCALER_DEADLINE", default_value = "60s", value_parser = humantime::parse_duration)]
+    deadline: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
+struct Admit {
+    /// etcd's data directory.
+    #[arg(long)]
+    data_dir: PathBuf,
+    /// The pod's annotation with the permission, as a downward-API file.
+    #[arg(long)]
+    permission_file: PathBuf,
+}
+
+impl Args {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// Whatever kept it from being done, as one line for a person.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let Self { command, log: Log { log_format, log_filter } } = self;
+        report::log_to_stdout(log_format, &log_filter)?;
+        match command {
+            Command::Scale(Scale { target, volumes, trigger, deadline, join_deadline, lease, pod_name }) => {
+                let target = target.target();
+                let lease = lease.unwrap_or_else(|| format!("{}-scaler", target.statefulset));
+                let plan = volumes.plan();
+                scale::run(scale::Run { target, plan, trigger, deadline, join_deadline, lease, pod_name }).await
+            }
+            Command::Preflight(Preflight { target, manifest, deadline }) => {
+                preflight::run(target.target(), &manifest, deadline).await
+            }
+            Command::Admit(Admit { data_dir, permission_file }) => admit::run(&data_dir, &permission_file).await,
+        }
+    }
+}
+
+impl VolumeArgs {
+    fn plan(self) -> VolumePlan {
+        let Self {
+            release,
+            release_namespace,
+            pv_name_prefix,
+            pv_host_path,
+            pv_capacity,
+            pv_reclaim_policy,
+            pv_pin,
+            pv_bound_by_controller,
+        } = self;
+        VolumePlan {
+            name_prefix: pv_name_prefix,
+            host_path: pv_host_path,
+            capacity: pv_capacity,
+            reclaim_policy: pv_reclaim_policy,
+            pin: pv_pin,
+            bound_by_controller: pv_bound_by_controller,
+            release,
+            release_namespace,
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The Kubernetes objects that one run reads and writes, and how requests fail.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::{Api, Client, Config, Resource};
+use membership::names::Target;
+
+/// Every request is bounded: the client has no limit of its own for an answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// The interfaces to the API server, one per kind.
+pub struct Objects {
+    /// For Events.
+    pub client: Client,
+    /// The namespace's.
+    pub statefulsets: Api<StatefulSet>,
+    /// The namespace's.
+    pub pods: Api<Pod>,
+    /// The namespace's.
+    pub claims: Api<PersistentVolumeClaim>,
+    /// The cluster's.
+    pub volumes: Api<PersistentVolume>,
+    /// The cluster's.
+    pub classes: Api<StorageClass>,
+    /// The cluster's.
+    pub nodes: Api<Node>,
+    /// The namespace's.
+    pub leases: Api<Lease>,
+}
+
+impl Objects {
+    /// Connects as the pod's ServiceAccount, or as KUBECONFIG says.
+    ///
+    /// # Errors
+    /// When there is neither.
+    pub async fn connect(namespace: &str) -> anyhow::Result<Self> {
+        let mut config =
+            Config::infer().await.context("failed to find the API server: neither in a pod nor with KUBECONFIG")?;
+        config.connect_timeout = Some(ANSWER);
+        config.read_timeout = Some(ANSWER);
+        config.write_timeout = Some(ANSWER);
+        let client = Client::try_from(config).context("failed to set up the connection to the API server")?;
+        Ok(Self {
+            statefulsets: Api::namespaced(client.clone(), namespace),
+            pods: Api::namespaced(client.clone(), namespace),
+            claims: Api::namespaced(client.clone(), namespace),
+            volumes: Api::all(client.clone()),
+            classes: Api::all(client.clone()),
+            nodes: Api::all(client.clone()),
+            leases: Api::namespaced(client.clone(), namespace),
+            client,
+        })
+    }
+
+    /// The StatefulSet.
+    ///
+    /// # Errors
+    /// When it is not there, or the API server does not answer.
+    pub async fn statefulset(&self, target: &Target) -> anyhow::Result<StatefulSet> {
+        self.statefulsets.get(&target.statefulset).await.with_context(|| format!("failed to read {target}"))
+    }
+}
+
+/// What Events are about. Made by hand so that they are found by `kubectl describe statefulset`.
+#[must_use]
+pub fn reference(statefulset: &StatefulSet) -> ObjectReference {
+    statefulset.object_ref(&())
+}
+
+/// The StatefulSet's desired count; 1 where it names none, as Kubernetes has it.
+#[must_use]
+pub fn replicas(statefulset: &StatefulSet) -> u32 {
+    let replicas = statefulset.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    u32::try_from(replicas).unwrap_or(0)
+}

@@ -1,0 +1,125 @@
+//! One round of looking: the StatefulSet, its pods and volumes, and every member's own answer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::api::ListParams;
+use membership::names::{MOST_MEMBERS, Ordinal, RECORD, Target};
+use membership::observed::Observed;
+use membership::record::{Id, Record, State};
+use membership::volume::VolumePlan;
+use tokio::time::Instant;
+
+use crate::lease::Lease;
+use crate::objects::{Objects, replicas};
+use crate::pods;
+use crate::volumes::{Volumes, claim_name};
+
+/// How long one member may take to answer. Members that are away must not hold up the round.
+const ANSWER: Duration = Duration::from_millis(1500);
+
+/// What is kept from round to round.
+#[derive(Default)]
+pub struct Observer {
+    volumes: Volumes,
+    joining: Option<(Id, Instant)>,
+}
+
+impl Observer {
+    /// Looks once.
+    ///
+    /// # Errors
+    /// When Kubernetes did not tell; members that do not answer are part of the observation.
+    pub async fn observe(
+        &mut self,
+        objects: &Objects,
+        target: &mut Target,
+        plan: &VolumePlan,
+        lease: &Lease,
+    ) -> anyhow::Result<(Observed, StatefulSet)> {
+        let statefulset = objects.statefulset(target).await?;
+        adopt(&statefulset, target)?;
+        let desired = replicas(&statefulset);
+        let record = match record(&statefulset)? {
+            Some(record) => Some(record),
+            None => lease.record().await?,
+        };
+        let recorded = record.iter().flat_map(|record| record.members.keys()).max().map_or(0, |last| last + 1);
+        // One more than either: an addition that was not written down yet.
+        let count = desired.max(recorded).saturating_add(1).min(MOST_MEMBERS);
+        let mut pods = pods(objects, target, &statefulset).await?;
+        let mut volumes = BTreeMap::new();
+        for ordinal in 0..desired.min(MOST_MEMBERS) {
+            if let Some(claim) = claim_name(&statefulset, target, ordinal) {
+                let volume = self.volumes.observe(objects, target, plan, &claim, ordinal).await?;
+                volumes.insert(ordinal, volume);
+            }
+        }
+        let asked = (0..count).filter(|ordinal| pods.contains_key(ordinal) || *ordinal < recorded);
+        let answers = etcd::observe(target, asked, ANSWER).await;
+        pods.retain(|&ordinal, _| ordinal < count);
+        let target = target.clone();
+        let mut seen = Observed { target, desired, record, answers, pods, volumes, joining_for: None };
+        seen.joining_for = self.joining_for(&seen);
+        Ok((seen, statefulset))
+    }
+
+    /// Since when the newcomer is in the list, as far as this run has seen.
+    fn joining_for(&mut self, seen: &Observed) -> Option<Duration> {
+        let list = seen.agreed().ok()?.members;
+        let joining = list.iter().find(|member| {
+            let recorded = seen.record.iter().flat_map(|record| record.members.values()).find(|r| r.id == member.id);
+            member.learner || recorded.is_some_and(|recorded| recorded.state == State::Joining)
+        });
+        let Some(joining) = joining else {
+            self.joining = None;
+            return None;
+        };
+        match self.joining {
+            Some((id, since)) if id == joining.id => Some(since.elapsed()),
+            _ => {
+                self.joining = Some((joining.id, Instant::now()));
+                Some(Duration::ZERO)
+            }
+        }
+    }
+}
+
+/// What the live StatefulSet tells about the target.
+///
+/// # Errors
+/// When it is one this product does not support.
+pub fn adopt(statefulset: &StatefulSet, target: &mut Target) -> anyhow::Result<()> {
+    let spec = statefulset.spec.as_ref().with_context(|| format!("{target} has no spec"))?;
+    target.service = spec.service_name.clone().unwrap_or_default();
+    let start = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
+    anyhow::ensure!(start == 0, "{target} numbers its pods from {start} (spec.ordinals.start); only 0 is supported");
+    Ok(())
+}
+
+/// The record in the StatefulSet's annotation.
+///
+/// # Errors
+/// When the annotation is there and not a record.
+pub fn record(statefulset: &StatefulSet) -> anyhow::Result<Option<Record>> {
+    let annotations = statefulset.metadata.annotations.as_ref();
+    Ok(annotations.and_then(|all| all.get(RECORD)).map(|text| Record::parse(text)).transpose()?)
+}
+
+async fn pods(
+    objects: &Objects,
+    target: &Target,
+    statefulset: &StatefulSet,
+) -> anyhow::Result<BTreeMap<Ordinal, membership::observed::Pod>> {
+    let selector = statefulset.spec.as_ref().and_then(|spec| spec.selector.match_labels.clone()).unwrap_or_default();
+    let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let listed = objects.pods.list(&ListParams::default().labels(&labels.join(","))).await;
+    let listed = listed.with_context(|| format!("failed to list the pods of {target}"))?;
+    let ours = listed.items.iter().filter_map(|pod| {
+        let ordinal = target.ordinal_of(pod.metadata.name.as_deref()?)?;
+        Some((ordinal, pods::observe(pod, &target.container)))
+    });
+    Ok(ours.collect())
+}

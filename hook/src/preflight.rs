@@ -1,0 +1,110 @@
+//! Before an upgrade: are the members healthy, and would the change be admitted? A failure here
+//! leaves everything as it is.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::api::{Patch, PatchParams};
+use membership::names::{Ordinal, Target};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::objects::{Objects, reference, replicas};
+use crate::observe::{adopt, record};
+use crate::report::{self, Reports};
+
+/// How long one member may take to answer.
+const ANSWER: Duration = Duration::from_secs(2);
+/// How often members that are not all healthy are asked again.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long members that are not all healthy are given: an election, a restart that is ending.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Checks; with an equal count every finding is only a warning, because an upgrade may be the cure.
+///
+/// # Errors
+/// Why the upgrade must not go on.
+pub async fn run(mut target: Target, manifest: &Path, deadline: Duration) -> anyhow::Result<()> {
+    let end = Instant::now() + deadline;
+    let text = std::fs::read_to_string(manifest).with_context(|| format!("failed to read {}", manifest.display()))?;
+    let rendered: StatefulSet =
+        serde_json::from_str(&text).with_context(|| format!("{} is not a StatefulSet", manifest.display()))?;
+    let objects = Objects::connect(&target.namespace).await?;
+    let live = tokio::time::timeout_at(end, objects.statefulsets.get_opt(&target.statefulset)).await;
+    let live = live.context("the API server did not answer before the deadline")?;
+    let Some(live) = live.with_context(|| format!("failed to read {target}"))? else {
+        info!("{target} does not exist yet: nothing to check");
+        return Ok(());
+    };
+    adopt(&live, &mut target)?;
+    let (from, to) = (replicas(&live), replicas(&rendered));
+    let reports = Reports::about(objects.client.clone(), reference(&live), "preflight");
+    let checked = async {
+        dry_run(&objects, &target, &rendered).await?;
+        if from != to && record(&live)?.is_none_or(|record| record.count() != to) {
+            all_healthy(&target, from, end).await?;
+        }
+        anyhow::Ok(())
+    };
+    let checked = match tokio::time::timeout_at(end, checked).await {
+        Ok(checked) => checked,
+        Err(_) => Err(anyhow::anyhow!("the checks did not end within {} s", deadline.as_secs())),
+    };
+    match checked {
+        Ok(()) => {
+            let result = format!("preflight passed: {from} → {to} replicas would be admitted");
+            info!("{result}");
+            report::last_word(&result);
+            Ok(())
+        }
+        Err(error) if from == to => {
+            warn!("the replica count stays {to}, so the upgrade goes on: {error:#}");
+            Ok(())
+        }
+        Err(error) => {
+            let why = format!("{error:#}");
+            reports.trouble("ScaleRefused", why.clone()).await;
+            bail!("{why} (nothing was changed)")
+        }
+    }
+}
+
+/// Shows the whole StatefulSet to the API server and so to the webhook, without an effect.
+async fn dry_run(objects: &Objects, target: &Target, rendered: &StatefulSet) -> anyhow::Result<()> {
+    // Helm's own manager name: what it owns is not taken from it, not even in a dry run.
+    let params =
+        PatchParams { dry_run: true, force: true, field_manager: Some("helm".into()), ..PatchParams::default() };
+    match objects.statefulsets.patch(&target.statefulset, &params, &Patch::Apply(rendered)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) => bail!("{}", status.message),
+        Err(error) => Err(error).context("failed to try the change out (server-side dry run)"),
+    }
+}
+
+/// Every member must answer, lead or follow, and report no alarm.
+async fn all_healthy(target: &Target, count: u32, end: Instant) -> anyhow::Result<()> {
+    let end = end.min(Instant::now() + PATIENCE);
+    loop {
+        let answers = etcd::observe(target, 0..count, ANSWER).await;
+        let sick = answers.iter().find_map(|(&ordinal, answered)| sick(target, ordinal, answered));
+        let Some(sick) = sick else { return Ok(()) };
+        if Instant::now() + LOOK >= end {
+            bail!(
+                "{sick}; a change of members needs every member healthy. Repair it first (kubectl describe pod), then upgrade again"
+            );
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn sick(target: &Target, ordinal: Ordinal, answered: &membership::observed::Answered) -> Option<String> {
+    let pod = target.pod(ordinal);
+    match answered {
+        Err(why) => Some(format!("{pod} does not answer ({why})")),
+        Ok(answer) if answer.leader.is_none() => Some(format!("{pod} knows no leader")),
+        Ok(answer) if !answer.errors.is_empty() => Some(format!("{pod} reports {}", answer.errors.join(", "))),
+        Ok(_) => None,
+    }
+}

@@ -1,0 +1,90 @@
+//! What a person reads: log lines, Events on the StatefulSet, and the last line of a failed run.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::args::LogFormat;
+
+/// Where the kubelet reads a container's last word. The path is the default of
+/// `terminationMessagePath`.
+const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// Starts logging.
+///
+/// # Errors
+/// When the filter is not one.
+pub fn log_to_stdout(format: LogFormat, filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log-filter {filter:?} is not a filter"))?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    match format {
+        LogFormat::Text => lines.with_ansi(std::io::stdout().is_terminal()).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+/// Says why the run failed, where each of its readers looks: in the log, in the pod's status, and
+/// as the exit code, which is all that Helm sees.
+pub fn failed(why: &str) -> ExitCode {
+    error!("{why}");
+    last_word(why);
+    ExitCode::FAILURE
+}
+
+/// Leaves the run's result in the pod's status.
+pub fn last_word(text: &str) {
+    // Outside a pod there is no such file, and no reader.
+    if let Err(error) = std::fs::OpenOptions::new().write(true).open(TERMINATION_LOG).and_then(|mut file| {
+        use std::io::Write;
+        file.write_all(text.as_bytes())
+    }) {
+        tracing::debug!(%error, "no termination log");
+    }
+}
+
+/// Events on the StatefulSet: `kubectl describe` is the progress bar.
+pub struct Reports {
+    recorder: Recorder,
+    about: ObjectReference,
+}
+
+impl Reports {
+    /// Reports about one StatefulSet.
+    #[must_use]
+    pub fn about(client: kube::Client, about: ObjectReference, pod: &str) -> Self {
+        let reporter = Reporter { controller: "etcd-scaler".into(), instance: Some(pod.to_owned()) };
+        Self { recorder: Recorder::new(client, reporter), about }
+    }
+
+    /// Something was done.
+    pub async fn did(&self, reason: &str, note: String) {
+        info!("{note}");
+        self.publish(EventType::Normal, reason, note).await;
+    }
+
+    /// Something went wrong.
+    pub async fn trouble(&self, reason: &str, note: String) {
+        warn!("{note}");
+        self.publish(EventType::Warning, reason, note).await;
+    }
+
+    async fn publish(&self, type_: EventType, reason: &str, mut note: String) {
+        // The API server refuses notes of more than 1024 bytes.
+        if note.len() > 1000 {
+            let end = note.floor_char_boundary(1000);
+            note.truncate(end);
+        }
+        let event =
+            Event { type_, reason: reason.to_owned(), note: Some(note), action: "Scale".into(), secondary: None };
+        // Progress is for people: losing a line of it stops nothing.
+        if let Err(error) = self.recorder.publish(&event, &self.about).await {
+            warn!(%error, reason, "failed to write an Event");
+        }
+    }
+}

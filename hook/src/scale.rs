@@ -1,0 +1,272 @@
+//! The run: observe → plan → apply one step → observe again, until done or deadline; then compare
+//! the keys of all members.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use etcd::{Keys, Verdict};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use membership::names::{Ordinal, Target};
+use membership::next_step::{Limits, Step, next_step};
+use membership::observed::Observed;
+use membership::volume::VolumePlan;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::apply::{Applied, Apply, is_undo};
+use crate::args::Trigger;
+use crate::lease::Lease;
+use crate::objects::{Objects, reference};
+use crate::observe::{Observer, adopt};
+use crate::report::{self, Reports};
+
+/// How often is looked while there is only waiting to do.
+const LOOK: Duration = Duration::from_millis(200);
+/// How often a wait that goes on is said again.
+const REPEAT: Duration = Duration::from_secs(10);
+/// What a run past its deadline has to undo a join that is half done. The Job's
+/// activeDeadlineSeconds lies behind it.
+const UNDO: Duration = Duration::from_secs(20);
+/// One HashKV reads every key: minutes on a large database.
+const HASH: Duration = Duration::from_secs(60);
+/// Comparisons that fail because a member lags or compacts are made again this often.
+const TRIES: u32 = 20;
+
+/// What one run is told.
+pub struct Run {
+    /// The cluster, but for the headless Service's name.
+    pub target: Target,
+    /// How volumes are made.
+    pub plan: VolumePlan,
+    /// Who started it.
+    pub trigger: Trigger,
+    /// For everything.
+    pub deadline: Duration,
+    /// From `member add` to promotion.
+    pub join_deadline: Duration,
+    /// The Lease's name.
+    pub lease: String,
+    /// This pod's name.
+    pub pod_name: String,
+}
+
+/// Runs until done, failed or at the deadline.
+///
+/// # Errors
+/// Why it is not done, in one line.
+pub async fn run(run: Run) -> anyhow::Result<()> {
+    let Run { mut target, plan, trigger, deadline, join_deadline, lease, pod_name } = run;
+    let started = Instant::now();
+    info!(
+        "etcd-scaler {} for {target}, started by {trigger:?}, deadline {} s",
+        env!("CARGO_PKG_VERSION"),
+        deadline.as_secs()
+    );
+    let objects = Objects::connect(&target.namespace).await?;
+    let statefulset = objects.statefulset(&target).await?;
+    adopt(&statefulset, &mut target)?;
+    let reports = Reports::about(objects.client.clone(), reference(&statefulset), &pod_name);
+    let mut lease = Lease::acquire(objects.leases.clone(), &lease, &pod_name, started + deadline).await?;
+    let work = Work { objects: &objects, reports: &reports, plan: &plan, join_deadline, end: started + deadline };
+    let outcome = match work.until_done(&mut target, &mut lease).await {
+        Ok(desired) => validate(&target, desired, &reports).await,
+        Err(error) => Err(error),
+    };
+    lease.release().await;
+    match outcome {
+        Ok(result) => {
+            info!("done in {:.1} s: {result}", started.elapsed().as_secs_f64());
+            report::last_word(&result);
+            Ok(())
+        }
+        Err(error) => {
+            reports.trouble("ScaleFailed", format!("{error:#}")).await;
+            Err(error)
+        }
+    }
+}
+
+struct Work<'a> {
+    objects: &'a Objects,
+    reports: &'a Reports,
+    plan: &'a VolumePlan,
+    join_deadline: Duration,
+    end: Instant,
+}
+
+impl Work<'_> {
+    /// Brings the cluster to the desired count, which is returned.
+    async fn until_done(&self, target: &mut Target, lease: &mut Lease) -> anyhow::Result<u32> {
+        let mut observer = Observer::default();
+        let mut waits = Waits::default();
+        let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+        // Why the run has ended but for undoing what is half done.
+        let mut over: Option<anyhow::Error> = None;
+        loop {
+            let round = async {
+                lease.keep().await?;
+                observer.observe(self.objects, target, self.plan, lease).await
+            };
+            let (seen, statefulset) = match self.bounded(round).await {
+                Ok(round) => round,
+                Err(error) if self.end > Instant::now() && is_passing(&error) => {
+                    waits.say(&format!("the API server: {error:#}"));
+                    tokio::time::sleep(LOOK).await;
+                    continue;
+                }
+                Err(error) => return Err(over.unwrap_or(error)),
+            };
+            let left = if over.is_some() { Duration::ZERO } else { self.end.saturating_duration_since(Instant::now()) };
+            let step = next_step(&seen, &Limits { join: self.join_deadline, left });
+            if let Some(over) = over.take_if(|_| !is_undo(&step)) {
+                return Err(over);
+            }
+            if left.is_zero() && over.is_none() {
+                let error = deadline_error(&waits, &step);
+                if !is_undo(&step) {
+                    return Err(error);
+                }
+                over = Some(error);
+            }
+            if self.end + UNDO < Instant::now() {
+                return Err(over.unwrap_or_else(|| anyhow!("the deadline has passed")));
+            }
+            match step {
+                Step::Done => return Ok(seen.desired),
+                Step::Fail(why) => bail!(why),
+                Step::Wait(what) => waits.say(&what),
+                step => {
+                    if let (None, Step::TakeBack(ordinal, _, why)) = (&over, &step)
+                        && *ordinal < seen.desired
+                    {
+                        over = Some(join_failed(&seen, *ordinal, why));
+                    }
+                    match self.apply(lease, &seen, &statefulset, step).await {
+                        Ok(Applied::Done) => {
+                            waits.over();
+                            continue;
+                        }
+                        Ok(Applied::NotYet(why)) => waits.say(&format!("etcd: {why}")),
+                        Err(error) if is_passing(&error) => waits.say(&format!("the API server: {error:#}")),
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                _ = terminate.recv() => {
+                    over.get_or_insert_with(|| anyhow!("the Job was told to stop (SIGTERM); start it again with: kubectl create job --from=cronjob/…, or upgrade again"));
+                }
+            }
+        }
+    }
+
+    async fn apply(
+        &self,
+        lease: &Lease,
+        seen: &Observed,
+        statefulset: &StatefulSet,
+        step: Step,
+    ) -> anyhow::Result<Applied> {
+        let Self { objects, reports, plan, .. } = self;
+        let apply = Apply { objects, lease, reports, plan, seen, statefulset };
+        self.bounded(apply.step(step)).await
+    }
+
+    /// Nothing is waited for past the time that undoing has.
+    async fn bounded<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        match tokio::time::timeout_at(self.end + UNDO, work).await {
+            Ok(result) => result,
+            Err(_) => bail!("the deadline has passed while the API server or etcd did not answer"),
+        }
+    }
+}
+
+fn join_failed(seen: &Observed, ordinal: Ordinal, why: &str) -> anyhow::Error {
+    anyhow!(
+        "{} did not join: {why}. It was removed from etcd again, the member list is as before. Repair it (kubectl describe pod {}) and upgrade again, or go back with --set etcd.replicaCount={ordinal}",
+        seen.target.pod(ordinal),
+        seen.target.pod(ordinal)
+    )
+}
+
+fn deadline_error(waits: &Waits, step: &Step) -> anyhow::Error {
+    match (step, waits.what()) {
+        (Step::Fail(why), _) => anyhow!("{why}"),
+        (_, Some(what)) => anyhow!("the deadline passed while waiting for {what}"),
+        (_, None) => {
+            anyhow!("the deadline passed; raise hook.deadlineSeconds (and helm --timeout above it), then upgrade again")
+        }
+    }
+}
+
+/// Whether an error of the API server may pass by itself: no answer, too busy, a conflict, a
+/// webhook that is restarting.
+fn is_passing(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) => status.code == 409 || status.code == 429 || status.code >= 500,
+        Some(kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::ReadEvents(_)) => true,
+        _ => false,
+    }
+}
+
+/// What is being waited for, said once and then now and again.
+#[derive(Default)]
+struct Waits {
+    what: Option<(String, Instant, Instant)>,
+}
+
+impl Waits {
+    fn say(&mut self, what: &str) {
+        let now = Instant::now();
+        match &mut self.what {
+            Some((said, since, last)) if said == what => {
+                if last.elapsed() >= REPEAT {
+                    info!("still waiting for {what} ({} s)", since.elapsed().as_secs());
+                    *last = now;
+                }
+            }
+            other => {
+                info!("waiting for {what}");
+                *other = Some((what.to_owned(), now, now));
+            }
+        }
+    }
+
+    fn over(&mut self) {
+        self.what = None;
+    }
+
+    fn what(&self) -> Option<&str> {
+        self.what.as_ref().map(|(what, ..)| what.as_str())
+    }
+}
+
+/// Compares all members' keys.
+async fn validate(target: &Target, desired: u32, reports: &Reports) -> anyhow::Result<String> {
+    let ordinals: Vec<Ordinal> = (0..desired).collect();
+    match etcd::validate(target, &ordinals, HASH, TRIES).await {
+        Verdict::Equal(Keys { revision, members }) => {
+            let (keys, hash) = members.values().next().map_or((0, 0), |one| (one.keys, one.hash));
+            let result = format!(
+                "{desired} voting members hold the same {keys} keys at revision {revision} (HashKV {hash:08x})"
+            );
+            reports.did("Validated", result.clone()).await;
+            Ok(result)
+        }
+        Verdict::Differ(Keys { revision, members }) => {
+            let hashes: Vec<String> = members
+                .iter()
+                .map(|(&ordinal, one)| format!("{} {:08x} ({} keys)", target.pod(ordinal), one.hash, one.keys))
+                .collect();
+            bail!(
+                "the members' keys differ at revision {revision}: {}. Do not scale or restart anything; compare them with etcdctl and replace the one that is wrong",
+                hashes.join(", ")
+            )
+        }
+        Verdict::Unknown(why) => bail!(
+            "the members' keys could not be compared: {why}; the members are as desired, run the Job again to compare them"
+        ),
+    }
+}

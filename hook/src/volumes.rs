@@ -1,0 +1,154 @@
+//! The claims and volumes of the ordinals: seen, made, tied to a node.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume};
+use kube::api::{Patch, PatchParams, PostParams};
+use membership::names::{Ordinal, Target};
+use membership::observed::Volume;
+use membership::volume::{VolumePlan, pinned_to};
+use serde_json::{Value, json};
+
+use crate::objects::Objects;
+
+/// The volumes as far as they were seen in this run. What is bound and pinned stays so, and is
+/// not read again in every round.
+#[derive(Default)]
+pub struct Volumes {
+    settled: BTreeMap<Ordinal, Volume>,
+    /// By class name, whether it has no provisioner.
+    classes: BTreeMap<String, bool>,
+}
+
+/// The claim of an ordinal: `<template>-<statefulset>-<ordinal>`. None without a claim template.
+#[must_use]
+pub fn claim_name(statefulset: &StatefulSet, target: &Target, ordinal: Ordinal) -> Option<String> {
+    let templates = statefulset.spec.as_ref()?.volume_claim_templates.as_ref()?;
+    let template = templates.first()?.metadata.name.as_ref()?;
+    Some(format!("{template}-{}", target.pod(ordinal)))
+}
+
+impl Volumes {
+    /// What an ordinal has.
+    ///
+    /// # Errors
+    /// When the API server did not tell.
+    pub async fn observe(
+        &mut self,
+        objects: &Objects,
+        target: &Target,
+        plan: &VolumePlan,
+        claim: &str,
+        ordinal: Ordinal,
+    ) -> anyhow::Result<Volume> {
+        if let Some(settled) = self.settled.get(&ordinal) {
+            return Ok(settled.clone());
+        }
+        let found = objects.claims.get_opt(claim).await.with_context(|| format!("failed to read claim {claim}"))?;
+        let Some(found) = found else {
+            return Ok(Volume::default());
+        };
+        let spec = found.spec.unwrap_or_default();
+        let bound = found.status.and_then(|status| status.phase).is_some_and(|phase| phase == "Bound");
+        let class = spec.storage_class_name.unwrap_or_default();
+        let ours = self.without_provisioner(objects, &class).await?;
+        let mut volume = Volume { claimed: true, bound, ours, ..Volume::default() };
+        if ours {
+            let name = spec.volume_name.filter(|_| bound).unwrap_or_else(|| plan.name(ordinal));
+            // A claim bound to somebody's volume of another name: not ours to touch.
+            volume.ours = name == plan.name(ordinal);
+            if volume.ours {
+                let found =
+                    objects.volumes.get_opt(&name).await.with_context(|| format!("failed to read volume {name}"))?;
+                volume.exists = found.is_some();
+                volume.pinned = !plan.pin || found.as_ref().is_some_and(is_pinned);
+                if let Some(existing) = found {
+                    let existing = serde_json::to_value(existing).context("a volume that cannot be written as JSON")?;
+                    volume.misfit = plan.misfit(&existing, target, claim, &class);
+                }
+            }
+        }
+        if volume.bound && (!volume.ours || volume.pinned) {
+            self.settled.insert(ordinal, volume.clone());
+        }
+        Ok(volume)
+    }
+
+    /// Whether nobody but us makes volumes of this class: it has no StorageClass object, or one
+    /// that says so. A claim without any class is left to the cluster.
+    async fn without_provisioner(&mut self, objects: &Objects, class: &str) -> anyhow::Result<bool> {
+        if class.is_empty() {
+            return Ok(false);
+        }
+        if let Some(&known) = self.classes.get(class) {
+            return Ok(known);
+        }
+        let found =
+            objects.classes.get_opt(class).await.with_context(|| format!("failed to read StorageClass {class}"))?;
+        let known = found.is_none_or(|class| class.provisioner == "kubernetes.io/no-provisioner");
+        self.classes.insert(class.to_owned(), known);
+        Ok(known)
+    }
+}
+
+fn is_pinned(volume: &PersistentVolume) -> bool {
+    volume.spec.as_ref().is_some_and(|spec| spec.node_affinity.is_some())
+}
+
+/// Makes the volume and wakes the claim.
+///
+/// # Errors
+/// When the API server refused either.
+pub async fn create(
+    objects: &Objects,
+    target: &Target,
+    plan: &VolumePlan,
+    claim: &str,
+    ordinal: Ordinal,
+) -> anyhow::Result<()> {
+    let name = plan.name(ordinal);
+    let found = objects.claims.get(claim).await.with_context(|| format!("failed to read claim {claim}"))?;
+    let class = found.spec.and_then(|spec| spec.storage_class_name).unwrap_or_default();
+    let object = serde_json::from_value(plan.object(target, claim, &class, ordinal))
+        .with_context(|| format!("the values of volume {name} make no PersistentVolume"))?;
+    match objects.volumes.create(&PostParams::default(), &object).await {
+        Ok(_) => {}
+        // Somebody was faster; the next round sees whether it fits.
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        Err(error) => return Err(error).with_context(|| format!("failed to make volume {name}")),
+    }
+    // The volume controller looks at a claim at once when it is written, else at its next
+    // resync: 8–12 s (measured).
+    let touch = json!({ "metadata": { "annotations": { "etcd-scaler.io/volume": name } } });
+    objects
+        .claims
+        .patch(claim, &PatchParams::default(), &Patch::Merge(&touch))
+        .await
+        .with_context(|| format!("failed to touch claim {claim}"))?;
+    Ok(())
+}
+
+/// Ties the volume to a node: a pod made again elsewhere would find an empty directory.
+///
+/// # Errors
+/// When the node or the volume could not be read or written.
+pub async fn pin(objects: &Objects, plan: &VolumePlan, ordinal: Ordinal, node: &str) -> anyhow::Result<()> {
+    let found = objects.nodes.get(node).await.with_context(|| format!("failed to read node {node}"))?;
+    let affinity: Value = pinned_to(&hostname(&found, node));
+    let name = plan.name(ordinal);
+    let patch = json!({ "spec": { "nodeAffinity": affinity } });
+    objects
+        .volumes
+        .patch(&name, &PatchParams::default(), &Patch::Merge(&patch))
+        .await
+        .with_context(|| format!("failed to pin volume {name} to node {node}"))?;
+    Ok(())
+}
+
+/// The node's hostname label, which is what volumes are pinned by; usually its name.
+fn hostname(node: &Node, name: &str) -> String {
+    let labels = node.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get("kubernetes.io/hostname")).cloned().unwrap_or_else(|| name.to_owned())
+}
