@@ -1,0 +1,176 @@
+//! What is decided about a request. The decisions themselves are pure and in `membership`; here
+//! their inputs are put together. A decision writes nothing but an Event, and on a dry run not
+//! even that.
+
+use json_patch::Patch;
+use kube::api::DynamicObject;
+use kube::core::admission::{AdmissionRequest, Operation};
+use membership::guard::{self, Change, Decision};
+use membership::patch::statefulset::{self, Update};
+use membership::patch::pod;
+use serde_json::Value;
+use tracing::warn;
+
+use crate::cluster::Cluster;
+use crate::events::{Events, Reason};
+use crate::health::Health;
+
+/// The answer to a request.
+#[derive(Debug, PartialEq)]
+pub enum Verdict {
+    /// Let it pass, with these changes and warnings.
+    Allow {
+        /// What is rewritten; empty: nothing.
+        patch: Patch,
+        /// Risks, told to the person who asked.
+        warnings: Vec<String>,
+    },
+    /// Refuse it with this sentence.
+    Deny(String),
+}
+
+impl Verdict {
+    fn allow(patch: Patch) -> Self {
+        Self::Allow { patch, warnings: Vec::new() }
+    }
+
+    fn untouched() -> Self {
+        Self::allow(Patch::default())
+    }
+}
+
+/// Everything that decides.
+pub struct Admission {
+    /// The StatefulSet.
+    pub cluster: Cluster,
+    /// The members' health, kept warm.
+    pub health: Health,
+    /// Where refusals are told.
+    pub events: Events,
+    /// Our own image, for joining pods.
+    pub our_image: String,
+    /// The user name of the Job's ServiceAccount.
+    pub hook: String,
+}
+
+/// Why there is no verdict: the webhook's failure policy has to decide.
+pub type NoVerdict = String;
+
+impl Admission {
+    /// Decides about a request to one of our mutating webhooks.
+    ///
+    /// # Errors
+    /// When something that the decision needs could not be read.
+    pub async fn mutate(&self, request: &AdmissionRequest<DynamicObject>) -> Result<Verdict, NoVerdict> {
+        let kind = (request.resource.resource.as_str(), request.sub_resource.as_deref().unwrap_or_default());
+        match (kind, &request.operation) {
+            (("statefulsets", ""), Operation::Update) => self.update(request),
+            (("pods", ""), Operation::Create) => self.create_pod(request).await,
+            // A StatefulSet that is created may be re-created over living members; taking the
+            // record back from the Lease is not built yet, so it is let through as it is.
+            _ => Ok(Verdict::untouched()),
+        }
+    }
+
+    /// Decides about a request to our validating webhook.
+    ///
+    /// # Errors
+    /// When something that the decision needs could not be read.
+    pub async fn validate(&self, request: &AdmissionRequest<DynamicObject>) -> Result<Verdict, NoVerdict> {
+        let kind = (request.resource.resource.as_str(), request.sub_resource.as_deref().unwrap_or_default());
+        match (kind, &request.operation) {
+            (("statefulsets", "scale"), Operation::Update) => self.scale(request).await,
+            _ => Ok(Verdict::untouched()),
+        }
+    }
+
+    fn update(&self, request: &AdmissionRequest<DynamicObject>) -> Result<Verdict, NoVerdict> {
+        if !self.cluster.is_target(request.namespace.as_deref(), &request.name) {
+            return Ok(Verdict::untouched());
+        }
+        let (old, new) = (value(request.old_object.as_ref())?, value(request.object.as_ref())?);
+        let target = self.cluster.target(&new);
+        let by_hook = request.user_info.username.as_deref() == Some(self.hook.as_str());
+        let update = match Update::new(&old, &new, &target, by_hook) {
+            Ok(update) => update,
+            Err(why) => return Ok(Verdict::Deny(why)),
+        };
+        let decision = self.health.with_seen(|seen| {
+            guard::decide(&Change {
+                target: &target,
+                request: guard::Request::StatefulSet,
+                old: statefulset::replicas(&old),
+                new: statefulset::replicas(&new),
+                first_ordinal: (statefulset::first_ordinal(&old), statefulset::first_ordinal(&new)),
+                record: update.record(),
+                changes_template: update.changes_template(),
+                rollout: statefulset::rollout(&old),
+                seen,
+            })
+        });
+        Ok(match decision {
+            Decision::Refuse(why) => self.refuse(request, &old, why),
+            Decision::Admit { warnings } => Verdict::Allow { patch: update.patch(), warnings },
+        })
+    }
+
+    async fn scale(&self, request: &AdmissionRequest<DynamicObject>) -> Result<Verdict, NoVerdict> {
+        if !self.cluster.is_target(request.namespace.as_deref(), &request.name) {
+            return Ok(Verdict::untouched());
+        }
+        let (old, new) = (value(request.old_object.as_ref())?, value(request.object.as_ref())?);
+        // A Scale leaves a count of 0 out, where a StatefulSet without a count has 1.
+        let count = |scale: &Value| scale["spec"]["replicas"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+        // A Scale has neither template nor annotations: the rest is the live object's.
+        let Some(live) = self.cluster.read().await? else { return Ok(Verdict::untouched()) };
+        let target = self.cluster.target(&live);
+        let first = statefulset::first_ordinal(&live);
+        let decision = self.health.with_seen(|seen| {
+            guard::decide(&Change {
+                target: &target,
+                request: guard::Request::Scale,
+                old: count(&old),
+                new: count(&new),
+                first_ordinal: (first, first),
+                record: statefulset::record(&live),
+                changes_template: false,
+                rollout: statefulset::rollout(&live),
+                seen,
+            })
+        });
+        Ok(match decision {
+            Decision::Refuse(why) => self.refuse(request, &live, why),
+            Decision::Admit { warnings } => Verdict::Allow { patch: Patch::default(), warnings },
+        })
+    }
+
+    async fn create_pod(&self, request: &AdmissionRequest<DynamicObject>) -> Result<Verdict, NoVerdict> {
+        let object = value(request.object.as_ref())?;
+        // Cheap and without a call: the pods of others in this namespace.
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        if !self.cluster.is_pod(request.namespace.as_deref(), name) {
+            return Ok(Verdict::untouched());
+        }
+        let Some(live) = self.cluster.read().await? else { return Ok(Verdict::untouched()) };
+        if let Some(Err(error)) = statefulset::record(&live) {
+            warn!(pod = name, %error, "the record cannot be read, so this pod is left as its chart made it");
+        }
+        Ok(match pod::patch(&object, &live, &self.cluster.target(&live), &self.our_image) {
+            Ok(patch) => Verdict::allow(patch),
+            Err(why) => Verdict::Deny(why),
+        })
+    }
+
+    fn refuse(&self, request: &AdmissionRequest<DynamicObject>, statefulset: &Value, why: String) -> Verdict {
+        if !request.dry_run {
+            let uid = statefulset["metadata"]["uid"].as_str().unwrap_or_default();
+            self.events.tell(uid, Reason::Refused, &why);
+        }
+        Verdict::Deny(why)
+    }
+}
+
+fn value(object: Option<&DynamicObject>) -> Result<Value, NoVerdict> {
+    let object = object.ok_or("the request has no object")?;
+    serde_json::to_value(object).map_err(|error| format!("the request's object cannot be read: {error}"))
+}

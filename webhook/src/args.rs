@@ -1,0 +1,163 @@
+//! The flags, and the one place that starts everything with them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use kube::Client;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use crate::admission::Admission;
+use crate::bundle::Bundles;
+use crate::certificate::Certificates;
+use crate::cluster::Cluster;
+use crate::events::Events;
+use crate::health::Health;
+use crate::launcher::Launcher;
+use crate::readiness::Readiness;
+use crate::server;
+
+/// The admission server of one etcd StatefulSet, and the launcher of its scaling Job.
+#[derive(clap::Parser)]
+#[command(version)]
+pub struct Args {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    log: LogArgs,
+    /// Our own image, for the init container of joining pods.
+    #[arg(long, env = "ETCD_SCALER_IMAGE")]
+    image: String,
+    /// The ServiceAccount of the scaling Job: the only one that may write the record.
+    #[arg(long, env = "ETCD_SCALER_HOOK_SERVICE_ACCOUNT")]
+    hook_service_account: String,
+    /// The name of our MutatingWebhookConfiguration.
+    #[arg(long, env = "ETCD_SCALER_MUTATING_CONFIG")]
+    mutating_config: String,
+    /// The name of our ValidatingWebhookConfiguration.
+    #[arg(long, env = "ETCD_SCALER_VALIDATING_CONFIG")]
+    validating_config: String,
+    /// The Secret in which the serving certificate is kept; made when absent.
+    #[arg(long, env = "ETCD_SCALER_TLS_SECRET")]
+    tls_secret: String,
+    /// The Service through which the API server calls us; the certificate is made for its name.
+    #[arg(long, env = "ETCD_SCALER_SERVICE")]
+    service: String,
+    /// The suspended CronJob from whose template Jobs are made.
+    #[arg(long, env = "ETCD_SCALER_CRONJOB")]
+    cronjob: String,
+    /// Where to listen for HTTPS.
+    #[arg(long, env = "ETCD_SCALER_LISTEN", default_value = "0.0.0.0:8443")]
+    listen: SocketAddr,
+    /// Our own pod's name, for Events.
+    #[arg(long, env = "POD_NAME", default_value = "etcd-scaler-webhook")]
+    pod_name: String,
+}
+
+/// Which StatefulSet, and how its members are addressed. The rest is read from the live object.
+#[derive(clap::Args, Clone, Debug)]
+pub struct TargetArgs {
+    /// The StatefulSet's namespace, which is ours as well.
+    #[arg(long, env = "ETCD_SCALER_NAMESPACE")]
+    pub namespace: String,
+    /// The StatefulSet's name.
+    #[arg(long, env = "ETCD_SCALER_STATEFULSET")]
+    pub statefulset: String,
+    /// The container that runs etcd.
+    #[arg(long, env = "ETCD_SCALER_CONTAINER", default_value = "etcd")]
+    pub container: String,
+    /// The cluster's DNS domain.
+    #[arg(long, env = "ETCD_SCALER_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// http or https, between members.
+    #[arg(long, env = "ETCD_SCALER_PEER_SCHEME", default_value = "http")]
+    pub peer_scheme: String,
+    /// The members' port for each other.
+    #[arg(long, env = "ETCD_SCALER_PEER_PORT", default_value_t = 2380)]
+    pub peer_port: u16,
+    /// http or https, for clients.
+    #[arg(long, env = "ETCD_SCALER_CLIENT_SCHEME", default_value = "http")]
+    pub client_scheme: String,
+    /// The members' port for clients.
+    #[arg(long, env = "ETCD_SCALER_CLIENT_PORT", default_value_t = 2379)]
+    pub client_port: u16,
+}
+
+#[derive(clap::Args)]
+struct LogArgs {
+    /// How log lines are written.
+    #[arg(long, env = "ETCD_SCALER_LOG_FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// What is logged, as tracing's directives.
+    #[arg(long, env = "ETCD_SCALER_LOG_FILTER", default_value = "info")]
+    log_filter: String,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Args {
+    /// Serves until SIGTERM.
+    pub async fn run(self) -> anyhow::Result<()> {
+        // Destructured whole: a flag that nothing uses does not compile.
+        let Self {
+            target,
+            log: LogArgs { log_format, log_filter },
+            image,
+            hook_service_account,
+            mutating_config,
+            validating_config,
+            tls_secret,
+            service,
+            cronjob,
+            listen,
+            pod_name,
+        } = self;
+        let filter = EnvFilter::try_new(&log_filter).context("--log-filter")?;
+        match log_format {
+            LogFormat::Text => tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init(),
+            LogFormat::Json => tracing_subscriber::fmt().with_env_filter(filter).json().init(),
+        }
+        info!(version = env!("CARGO_PKG_VERSION"), %target.namespace, %target.statefulset, "etcd-scaler webhook starts");
+        // kube and the listener are built without a default provider: there is exactly one.
+        if rustls::crypto::ring::default_provider().install_default().is_err() {
+            anyhow::bail!("another TLS provider is installed");
+        }
+
+        let client = Client::try_default().await.context("no access to the Kubernetes API")?;
+        let readiness = Arc::new(Readiness::default());
+        let names = server_names(&service, &target);
+        let certificates = Certificates::load(&client, &target.namespace, &tls_secret, names.clone()).await?;
+        let (authority, tls) = (certificates.authority(), certificates.listener().await?);
+
+        let (cluster, live) = Cluster::watch(&client, target.clone());
+        let health = Health::poll(live.clone(), cluster.clone());
+        let events = Events::new(&client, &target, pod_name);
+        let launcher = Launcher::new(&client, &target, cronjob, events.clone());
+        let admission = Admission {
+            cluster: cluster.clone(),
+            health: health.clone(),
+            events,
+            our_image: image,
+            hook: format!("system:serviceaccount:{}:{hook_service_account}", target.namespace),
+        };
+        let bundles = Bundles { client, mutating: mutating_config, validating: validating_config };
+        tokio::spawn(certificates.keep(tls.clone()));
+        tokio::spawn(bundles.keep(authority.clone(), readiness.clone()));
+        tokio::spawn(readiness.clone().watch_synced(live.clone()));
+        tokio::spawn(server::check_own_listener(listen.port(), names[0].clone(), authority, readiness.clone()));
+        tokio::spawn(cluster.wake_when_ready(readiness.clone()));
+        tokio::spawn(launcher.run(live, health));
+        server::serve(listen, tls, admission, readiness).await
+    }
+}
+
+/// The names of our Service, that under which the API server calls first.
+fn server_names(service: &str, target: &TargetArgs) -> Vec<String> {
+    let TargetArgs { namespace, cluster_domain, .. } = target;
+    vec![format!("{service}.{namespace}.svc"), format!("{service}.{namespace}.svc.{cluster_domain}")]
+}

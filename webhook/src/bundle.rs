@@ -1,0 +1,126 @@
+//! Our certificate authority in our own webhook configurations.
+//!
+//! The chart never renders a caBundle; it is patched here and checked again and again, because a
+//! configuration that was deleted and made anew comes without one, and with failurePolicy Fail
+//! every change of the StatefulSet is then refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, PatchOperation, TestOperation};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
+use kube::api::{DynamicObject, GetParams, Patch, PatchParams};
+use kube::core::ApiResource;
+use kube::{Api, Client};
+use serde_json::Value;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::cluster::FIELD_MANAGER;
+use crate::readiness::Readiness;
+
+/// How often the configurations are read; they come from the API server's cache and cost it little.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// The two configurations, by name.
+pub struct Bundles {
+    /// Access to the cluster.
+    pub client: Client,
+    /// The MutatingWebhookConfiguration.
+    pub mutating: String,
+    /// The ValidatingWebhookConfiguration.
+    pub validating: String,
+}
+
+impl Bundles {
+    /// Keeps the authority in every webhook of both configurations, for ever.
+    pub async fn keep(self, mut authority: watch::Receiver<Vec<u8>>, readiness: Arc<Readiness>) {
+        let kinds = [
+            (ApiResource::erase::<MutatingWebhookConfiguration>(&()), &self.mutating),
+            (ApiResource::erase::<ValidatingWebhookConfiguration>(&()), &self.validating),
+        ];
+        let configurations = kinds.map(|(kind, name)| (Api::all_with(self.client.clone(), &kind), name));
+        loop {
+            let bundle = authority.borrow_and_update().clone();
+            let mut verified = true;
+            for (api, name) in &configurations {
+                match check(api, name, &bundle).await {
+                    Ok(held) => verified &= held,
+                    Err(error) => {
+                        warn!("the webhook configuration {name} may not call us: {error:#}");
+                        verified = false;
+                    }
+                }
+            }
+            if readiness.bundles(verified) && verified {
+                info!("both webhook configurations have our caBundle");
+            }
+            // Right after a patch it is read back, not trusted.
+            let pause = if verified { EVERY } else { Duration::from_secs(1) };
+            // A new authority cuts the pause; without senders (never, while we serve) it stays.
+            let _ = tokio::time::timeout(pause, authority.changed()).await;
+        }
+    }
+}
+
+/// Whether the configuration has the authority in every webhook; patches it where not.
+async fn check(api: &Api<DynamicObject>, name: &str, authority: &[u8]) -> anyhow::Result<bool> {
+    let object = api.get_with(name, &GetParams::any()).await.context("cannot read it")?;
+    let patch = patch(&object.data, authority);
+    if patch.is_empty() {
+        return Ok(true);
+    }
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    let patch = Patch::<()>::Json(json_patch::Patch(patch));
+    api.patch(name, &params, &patch).await.context("cannot write our caBundle into it")?;
+    info!(configuration = name, "caBundle written");
+    Ok(false)
+}
+
+/// What brings the authority into each webhook that lacks it, by its index as long as it has the
+/// name that was read there.
+fn patch(configuration: &Value, authority: &[u8]) -> Vec<PatchOperation> {
+    let wanted = serde_json::to_value(ByteString(authority.to_vec())).unwrap_or_default();
+    let webhooks = configuration["webhooks"].as_array().map_or(&[][..], Vec::as_slice);
+    let lacking = webhooks.iter().enumerate().filter(|(_, webhook)| webhook["clientConfig"]["caBundle"] != wanted);
+    lacking
+        .flat_map(|(index, webhook)| {
+            let path = |rest: &[&str]| PointerBuf::from_tokens(["webhooks", &index.to_string()].iter().chain(rest).copied());
+            [
+                PatchOperation::Test(TestOperation { path: path(&["name"]), value: webhook["name"].clone() }),
+                PatchOperation::Add(AddOperation { path: path(&["clientConfig", "caBundle"]), value: wanted.clone() }),
+            ]
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_lacks_the_authority_is_patched_and_only_where_it_was_read() {
+        let configuration = json!({ "webhooks": [
+            { "name": "a", "clientConfig": { "service": { "name": "s" }, "caBundle": "Y2E=" } },
+            { "name": "b", "clientConfig": { "service": { "name": "s" } } },
+            { "name": "c", "clientConfig": { "caBundle": "Cg==" } }
+        ] });
+        let operations = patch(&configuration, b"ca");
+        assert_eq!(operations.len(), 4);
+        let mut patched = configuration.clone();
+        json_patch::patch(&mut patched, &operations).unwrap();
+        assert!(patch(&patched, b"ca").is_empty());
+        // Another order meanwhile: refused as a whole, read again.
+        let mut other = json!({ "webhooks": [{ "name": "b", "clientConfig": {} }, { "name": "a", "clientConfig": {} }, { "name": "c", "clientConfig": {} }] });
+        assert!(json_patch::patch(&mut other, &operations).is_err());
+    }
+
+    #[test]
+    fn a_configuration_without_webhooks_needs_nothing() {
+        assert!(patch(&json!({}), b"ca").is_empty());
+    }
+}

@@ -1,0 +1,230 @@
+//! Our serving certificate: made at start, kept in a Secret that all replicas share.
+//!
+//! The chart never renders it: a template would make another authority at each upgrade.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum_server::tls_rustls::RustlsConfig;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::cluster::FIELD_MANAGER;
+
+/// How often the Secret is read again: the other replica may have renewed it.
+const EVERY: Duration = Duration::from_secs(60);
+/// How long an authority is valid.
+const AUTHORITY_DAYS: i32 = 3650;
+/// How long a certificate is valid; renewed when less than a third of it is left.
+const LEAF_DAYS: i32 = 365;
+/// The Secret's annotation that says when the certificate ends.
+const EXPIRES: &str = "etcd-scaler.io/expires";
+/// The Secret's annotation that says for which names the certificate is.
+const NAMES: &str = "etcd-scaler.io/names";
+
+/// The authority, and the certificate that it signed. All PEM.
+#[derive(Clone, Debug, PartialEq)]
+struct Pair {
+    ca: String,
+    ca_key: String,
+    certificate: String,
+    key: String,
+    names: Vec<String>,
+    expires: Timestamp,
+}
+
+impl Pair {
+    fn generate(names: &[String], now: Timestamp) -> Result<Self, rcgen::Error> {
+        let ca_key = KeyPair::generate()?;
+        let mut params = authority_params();
+        set_validity(&mut params, now, AUTHORITY_DAYS);
+        let ca = params.self_signed(&ca_key)?.pem();
+        Self::sign(ca, ca_key.serialize_pem(), names, now)
+    }
+
+    /// Another certificate by the same authority, so that no caBundle changes.
+    fn sign(ca: String, ca_key: String, names: &[String], now: Timestamp) -> Result<Self, rcgen::Error> {
+        let issuer = Issuer::new(authority_params(), KeyPair::from_pem(&ca_key)?);
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name = common_name("etcd-scaler webhook");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        let expires = set_validity(&mut params, now, LEAF_DAYS);
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &issuer)?.pem();
+        Ok(Self { ca, ca_key, certificate, key: key.serialize_pem(), names: names.to_vec(), expires })
+    }
+
+    fn is_due(&self, names: &[String], now: Timestamp) -> bool {
+        let left = now.duration_until(self.expires).as_hours();
+        left < i64::from(LEAF_DAYS) * 24 / 3 || self.names != names
+    }
+
+    /// From the Secret; `None` when anything is missing or is not what we wrote.
+    fn read(secret: &Secret) -> Option<Self> {
+        let text = |key: &str| String::from_utf8(secret.data.as_ref()?.get(key)?.0.clone()).ok();
+        let annotation = |key: &str| secret.metadata.annotations.as_ref()?.get(key).map(String::as_str);
+        Some(Self {
+            ca: text("ca.crt")?,
+            ca_key: text("ca.key")?,
+            certificate: text("tls.crt")?,
+            key: text("tls.key")?,
+            names: annotation(NAMES)?.split(',').map(str::to_owned).collect(),
+            expires: annotation(EXPIRES)?.parse().ok()?,
+        })
+    }
+
+    /// As a Secret, in the place of that version of it if there is one.
+    fn secret(&self, name: &str, version: Option<String>) -> Secret {
+        let Self { ca, ca_key, certificate, key, names, expires } = self;
+        let parts = [("ca.crt", ca), ("ca.key", ca_key), ("tls.crt", certificate), ("tls.key", key)];
+        Secret {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                resource_version: version,
+                annotations: Some(BTreeMap::from([(NAMES.into(), names.join(",")), (EXPIRES.into(), expires.to_string())])),
+                labels: Some(BTreeMap::from([("app.kubernetes.io/managed-by".into(), FIELD_MANAGER.into())])),
+                ..ObjectMeta::default()
+            },
+            type_: Some("kubernetes.io/tls".into()),
+            data: Some(parts.map(|(key, pem)| (key.to_owned(), ByteString(pem.clone().into_bytes()))).into()),
+            ..Secret::default()
+        }
+    }
+}
+
+/// What an issuer is known by. Always the same, so that it need not be read from the certificate.
+fn authority_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = common_name("etcd-scaler webhook authority");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+fn common_name(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
+/// Makes a certificate valid for that many days, and gives their end. It begins the day before:
+/// another machine's clock may be behind.
+fn set_validity(params: &mut CertificateParams, now: Timestamp, days: i32) -> Timestamp {
+    let today = now.to_zoned(TimeZone::UTC).date();
+    let midnight = |date: Date| {
+        let (month, day) = (date.month().cast_unsigned(), date.day().cast_unsigned());
+        rcgen::date_time_ymd(date.year().into(), month, day)
+    };
+    let end = today.saturating_add(days.days());
+    params.not_before = midnight(today.saturating_sub(1.day()));
+    params.not_after = midnight(end);
+    end.to_zoned(TimeZone::UTC).map_or(now, |end| end.timestamp())
+}
+
+/// The pair in force, and the Secret that holds it.
+pub struct Certificates {
+    secrets: Api<Secret>,
+    secret: String,
+    names: Vec<String>,
+    pair: Pair,
+    authority: watch::Sender<Vec<u8>>,
+}
+
+impl Certificates {
+    /// The pair from the Secret, which is made if it is absent.
+    ///
+    /// # Errors
+    /// When the Secret can neither be read nor made.
+    pub async fn load(client: &Client, namespace: &str, secret: &str, names: Vec<String>) -> anyhow::Result<Self> {
+        let secrets = Api::namespaced(client.clone(), namespace);
+        let pair = settle(&secrets, secret, &names, None).await?;
+        let authority = watch::Sender::new(pair.ca.clone().into_bytes());
+        Ok(Self { secrets, secret: secret.to_owned(), names, pair, authority })
+    }
+
+    /// The authority in force, as PEM.
+    pub fn authority(&self) -> watch::Receiver<Vec<u8>> {
+        self.authority.subscribe()
+    }
+
+    /// The pair, for the listener.
+    ///
+    /// # Errors
+    /// When key and certificate do not match.
+    pub async fn listener(&self) -> anyhow::Result<RustlsConfig> {
+        let Pair { certificate, key, .. } = &self.pair;
+        let config = RustlsConfig::from_pem(certificate.clone().into_bytes(), key.clone().into_bytes()).await;
+        config.with_context(|| format!("the pair in Secret {} is unusable; delete the Secret to have another made", self.secret))
+    }
+
+    /// Reads the Secret again and again, renews the certificate in time, and loads what is new.
+    pub async fn keep(mut self, listener: RustlsConfig) {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let pair = match settle(&self.secrets, &self.secret, &self.names, Some(&self.pair)).await {
+                Ok(pair) if pair != self.pair => pair,
+                Ok(_) => continue,
+                Err(error) => {
+                    warn!("the serving certificate stays as it is: {error:#}");
+                    continue;
+                }
+            };
+            // Both or neither: a pair that does not match leaves the one in force.
+            match listener.reload_from_pem(pair.certificate.clone().into_bytes(), pair.key.clone().into_bytes()).await {
+                Ok(()) => {
+                    info!(expires = %pair.expires, "another serving certificate is in force");
+                    self.authority.send_replace(pair.ca.clone().into_bytes());
+                    self.pair = pair;
+                }
+                Err(error) => warn!(%error, "the pair in Secret {} is unusable, the one in force stays", self.secret),
+            }
+        }
+    }
+}
+
+/// The pair on which all replicas agree: what the Secret holds, made or renewed where it has to be.
+/// Who writes first has decided; the other one reads it.
+async fn settle(secrets: &Api<Secret>, name: &str, names: &[String], ours: Option<&Pair>) -> anyhow::Result<Pair> {
+    for _ in 0..5 {
+        let now = Timestamp::now();
+        let found = secrets.get_opt(name).await.with_context(|| format!("cannot read Secret {name}"))?;
+        let held = found.as_ref().and_then(Pair::read);
+        let pair = match held.or_else(|| found.is_none().then(|| ours.cloned()).flatten()) {
+            Some(pair) if found.is_some() && !pair.is_due(names, now) => return Ok(pair),
+            Some(pair) if pair.is_due(names, now) => Pair::sign(pair.ca, pair.ca_key, names, now)?,
+            Some(pair) => pair,
+            None => Pair::generate(names, now)?,
+        };
+        let version = found.and_then(|secret| secret.metadata.resource_version);
+        let replaces = version.is_some();
+        let secret = pair.secret(name, version);
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+        let written = match replaces {
+            true => secrets.replace(name, &params, &secret).await,
+            false => secrets.create(&params, &secret).await,
+        };
+        match written {
+            Ok(_) => {
+                info!(secret = name, expires = %pair.expires, "serving certificate written");
+                return Ok(pair);
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot write Secret {name}")),
+        }
+    }
+    anyhow::bail!("Secret {name} is written by others all the time")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! The one StatefulSet: watched, read live, woken.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, pin_mut};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::core::ApiResource;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch_objects};
+use kube::{Api, Client};
+use membership::names::Target;
+use membership::patch::statefulset;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::args::TargetArgs;
+use crate::readiness::Readiness;
+
+/// How long the API server may take for a read during admission. The whole of an admission call
+/// has 10 s, and the caller behind it waits.
+const READ_DEADLINE: Duration = Duration::from_secs(3);
+/// The field manager of our writes.
+pub const FIELD_MANAGER: &str = "etcd-scaler-webhook";
+
+/// The StatefulSet as the watch last saw it, as the API server's own JSON: a typed object would
+/// lose the fields that this program does not know.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Live {
+    /// The watch has not answered yet.
+    Unknown,
+    /// There is none.
+    Absent,
+    /// This one.
+    Present(Arc<Value>),
+}
+
+impl Live {
+    /// The object, where there is one.
+    pub fn object(&self) -> Option<Arc<Value>> {
+        match self {
+            Self::Present(object) => Some(object.clone()),
+            Self::Unknown | Self::Absent => None,
+        }
+    }
+}
+
+/// Access to the StatefulSet. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster {
+    api: Api<DynamicObject>,
+    args: Arc<TargetArgs>,
+}
+
+impl Cluster {
+    /// Access to the StatefulSet that the flags name.
+    pub fn new(client: &Client, args: TargetArgs) -> Self {
+        let kind = ApiResource::erase::<StatefulSet>(&());
+        let api = Api::namespaced_with(client.clone(), &args.namespace, &kind);
+        Self { api, args: Arc::new(args) }
+    }
+
+    /// The same, and a watch of it that never ends.
+    pub fn watch(client: &Client, args: TargetArgs) -> (Self, watch::Receiver<Live>) {
+        let cluster = Self::new(client, args);
+        let (sender, receiver) = watch::channel(Live::Unknown);
+        let config = watcher::Config::default().fields(&format!("metadata.name={}", cluster.args.statefulset));
+        let api = cluster.api.clone();
+        tokio::spawn(follow(api, config, "the StatefulSet", move |change| {
+            sender.send_replace(match change {
+                Change::Is(object) => Live::Present(Arc::new(value_of(&object))),
+                Change::Gone(_) => Live::Absent,
+                Change::All(objects) => objects.first().map_or(Live::Absent, |o| Live::Present(Arc::new(value_of(o)))),
+            });
+        }));
+        (cluster, receiver)
+    }
+
+    /// Whether a request names our StatefulSet.
+    pub fn is_target(&self, namespace: Option<&str>, name: &str) -> bool {
+        namespace == Some(self.args.namespace.as_str()) && name == self.args.statefulset
+    }
+
+    /// Whether a name is that of a pod of our StatefulSet.
+    pub fn is_pod(&self, namespace: Option<&str>, name: &str) -> bool {
+        namespace == Some(self.args.namespace.as_str()) && self.target(&Value::Null).ordinal_of(name).is_some()
+    }
+
+    /// The names and addresses, with the headless Service that the object names.
+    pub fn target(&self, object: &Value) -> Target {
+        let TargetArgs { namespace, statefulset, container, cluster_domain, .. } = &*self.args;
+        Target {
+            namespace: namespace.clone(),
+            statefulset: statefulset.clone(),
+            service: object["spec"]["serviceName"].as_str().unwrap_or_default().to_owned(),
+            cluster_domain: cluster_domain.clone(),
+            container: container.clone(),
+            peer_scheme: self.args.peer_scheme.clone(),
+            peer_port: self.args.peer_port,
+            client_scheme: self.args.client_scheme.clone(),
+            client_port: self.args.client_port,
+        }
+    }
+
+    /// Reads the StatefulSet from the API server, not from the watch: what a pod may do follows
+    /// from the record, and a late one would hold a member or let a joiner go.
+    ///
+    /// # Errors
+    /// When the API server did not answer in time.
+    pub async fn read(&self) -> Result<Option<Value>, String> {
+        let read = tokio::time::timeout(READ_DEADLINE, self.api.get_opt(&self.args.statefulset)).await;
+        let name = &self.args.statefulset;
+        match read {
+            Ok(Ok(object)) => Ok(object.as_ref().map(value_of)),
+            Ok(Err(error)) => Err(format!("cannot read StatefulSet {name}: {error}")),
+            Err(_) => Err(format!("cannot read StatefulSet {name}: no answer in {} s", READ_DEADLINE.as_secs())),
+        }
+    }
+
+    /// Once ready, wakes the StatefulSet's controller if it is behind: it may have been refused
+    /// while no webhook served, and then waits up to 1000 s before it tries again
+    /// (facts-kubernetes D). Any write of the StatefulSet makes it try at once (K5).
+    pub async fn wake_when_ready(self, readiness: Arc<Readiness>) {
+        while !readiness.missing().is_empty() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        info!("ready");
+        let behind = |object: &Value| {
+            let made = object["status"]["replicas"].as_u64().unwrap_or(0);
+            u64::from(statefulset::replicas(object)) != made
+        };
+        match self.read().await {
+            Ok(Some(object)) if behind(&object) => {
+                let now = jiff::Timestamp::now().to_string();
+                let touch = json!({ "metadata": { "annotations": { "etcd-scaler.io/woken": now } } });
+                match self.api.patch(&self.args.statefulset, &PatchParams::apply(FIELD_MANAGER), &Patch::Merge(&touch)).await {
+                    Ok(_) => info!("the StatefulSet's status lags its spec: its controller was woken"),
+                    Err(error) => warn!(%error, "cannot wake the StatefulSet's controller"),
+                }
+            }
+            Ok(_) => {}
+            Err(error) => warn!(error, "cannot tell whether the StatefulSet's status lags its spec"),
+        }
+    }
+}
+
+/// The object's JSON without the bulk that nobody here reads.
+fn value_of(object: &DynamicObject) -> Value {
+    let mut object = object.clone();
+    object.metadata.managed_fields = None;
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+/// What a watch tells.
+pub enum Change<K> {
+    /// This object exists as given.
+    Is(K),
+    /// This object is gone.
+    Gone(K),
+    /// These are all there are.
+    All(Vec<K>),
+}
+
+/// Follows a watch for ever, through errors.
+pub async fn follow<K>(api: Api<K>, config: watcher::Config, what: &'static str, mut tell: impl FnMut(Change<K>))
+where
+    K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let stream = watch_objects(api, config).default_backoff();
+    pin_mut!(stream);
+    let mut all = Vec::new();
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(Event::Init) => all.clear(),
+            Ok(Event::InitApply(object)) => all.push(object),
+            Ok(Event::InitDone) => tell(Change::All(std::mem::take(&mut all))),
+            Ok(Event::Apply(object)) => tell(Change::Is(object)),
+            Ok(Event::Delete(object)) => tell(Change::Gone(object)),
+            Err(error) => warn!(%error, "cannot watch {what}, trying again"),
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// The page's cluster.
+    pub fn target() -> Target {
+        let client = crate::fake_api::FakeApi::default().client();
+        Cluster::new(&client, args()).target(&json!({ "spec": { "serviceName": "puls8-etcd-headless" } }))
+    }
+
+    /// The page's StatefulSet.
+    pub fn args() -> TargetArgs {
+        TargetArgs {
+            namespace: "puls8".into(),
+            statefulset: "puls8-etcd".into(),
+            container: "etcd".into(),
+            cluster_domain: "cluster.local".into(),
+            peer_scheme: "http".into(),
+            peer_port: 2380,
+            client_scheme: "http".into(),
+            client_port: 2379,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The members' health, kept warm: admission reads what is here and never waits for etcd.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use membership::guard::Seen;
+use membership::names::Ordinal;
+use membership::observed::Answered;
+use membership::patch::statefulset;
+use serde_json::Value;
+use tokio::sync::watch;
+use tracing::{debug, info};
+
+use crate::cluster::{Cluster, Live};
+
+/// How often the members are asked. Well within [`membership::guard::MAX_AGE`], so that one slow
+/// round does not make the health unknown.
+const EVERY: Duration = Duration::from_secs(2);
+/// How long a member may take.
+const DEADLINE: Duration = Duration::from_millis(1500);
+
+/// One round of answers.
+#[derive(Clone, Debug)]
+struct Round {
+    /// When the round began: what was seen is at least as new as this.
+    began: Instant,
+    answers: Arc<BTreeMap<Ordinal, Answered>>,
+}
+
+/// The latest round. Cheap to clone.
+#[derive(Clone)]
+pub struct Health {
+    latest: watch::Receiver<Option<Round>>,
+    answering: watch::Receiver<BTreeSet<Ordinal>>,
+}
+
+impl Health {
+    /// Asks the members of the watched StatefulSet from now on.
+    pub fn poll(live: watch::Receiver<Live>, cluster: Cluster) -> Self {
+        let (latest, latest_receiver) = watch::channel(None);
+        let (answering, answering_receiver) = watch::channel(BTreeSet::new());
+        tokio::spawn(async move {
+            loop {
+                let began = Instant::now();
+                let object = live.borrow().object();
+                let round = match object {
+                    Some(object) => {
+                        let answers = etcd::observe(&cluster.target(&object), ordinals(&object), DEADLINE).await;
+                        tell_news(&answers, &answering);
+                        Some(Round { began, answers: Arc::new(answers) })
+                    }
+                    None => None,
+                };
+                if latest.send(round).is_err() {
+                    return;
+                }
+                tokio::time::sleep(EVERY.saturating_sub(began.elapsed())).await;
+            }
+        });
+        Self { latest: latest_receiver, answering: answering_receiver }
+    }
+
+    /// What was seen last, for a moment; `None` before the first round.
+    pub fn with_seen<T>(&self, use_it: impl FnOnce(Option<Seen<'_>>) -> T) -> T {
+        // Cloned out: a decision never keeps the poll from writing.
+        let round = self.latest.borrow().clone();
+        use_it(round.as_ref().map(|round| Seen { age: round.began.elapsed(), answers: &round.answers }))
+    }
+
+    /// Waits until a member answers that did not before.
+    pub async fn improved(&mut self) {
+        loop {
+            let before = self.answering.borrow_and_update().clone();
+            if self.answering.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            if !self.answering.borrow().is_subset(&before) {
+                return;
+            }
+        }
+    }
+
+    /// With these answers, for tests.
+    #[cfg(test)]
+    pub fn fixed(answers: Option<BTreeMap<Ordinal, Answered>>) -> Self {
+        let round = answers.map(|answers| Round { began: Instant::now(), answers: Arc::new(answers) });
+        Self { latest: watch::channel(round).1, answering: watch::channel(BTreeSet::new()).1 }
+    }
+}
+
+/// Every ordinal that is recorded or wanted.
+fn ordinals(object: &Value) -> std::ops::Range<Ordinal> {
+    let recorded = statefulset::record(object).and_then(Result::ok).and_then(|record| record.members.keys().last().copied());
+    let recorded = recorded.map_or(0, |last| last + 1);
+    0..recorded.max(statefulset::replicas(object)).min(membership::names::MOST_MEMBERS)
+}
+
+/// Logs what changed since the round before, not every round.
+fn tell_news(answers: &BTreeMap<Ordinal, Answered>, answering: &watch::Sender<BTreeSet<Ordinal>>) {
+    let now: BTreeSet<Ordinal> = answers.iter().filter(|(_, answered)| answered.is_ok()).map(|(&o, _)| o).collect();
+    answering.send_if_modified(|before| {
+        let news = *before != now;
+        if news {
+            info!(?before, ?now, asked = answers.len(), "the members that answer");
+            for (ordinal, why) in answers.iter().filter_map(|(o, answered)| Some((o, answered.as_ref().err()?))) {
+                debug!(ordinal, why, "no answer");
+            }
+            before.clone_from(&now);
+        }
+        news
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn who_is_asked() {
+        let sts = |replicas: u32, record: &str| {
+            json!({ "metadata": { "annotations": { "etcd-scaler.io/record": record } }, "spec": { "replicas": replicas } })
+        };
+        let record = r#"{"v":1,"cluster":"1","members":{"0":{"id":"1","state":"member"},"3":{"id":"2","state":"joining"}}}"#;
+        assert_eq!(ordinals(&sts(3, record)), 0..4);
+        assert_eq!(ordinals(&sts(5, record)), 0..5);
+        assert_eq!(ordinals(&sts(2, "")), 0..2);
+        assert_eq!(ordinals(&sts(100, "")), 0..7);
+    }
+
+    #[tokio::test]
+    async fn only_a_member_that_answers_anew_is_an_improvement() {
+        let (answering, receiver) = watch::channel(BTreeSet::from([0, 1]));
+        let mut health = Health { latest: watch::channel(None).1, answering: receiver };
+        let answers = |those: &[Ordinal]| those.iter().map(|&o| (o, Err(String::new()))).collect::<BTreeMap<_, Answered>>();
+        tell_news(&answers(&[0, 1]), &answering);
+        let improved = tokio::time::timeout(Duration::from_millis(20), health.improved()).await;
+        assert!(improved.is_err(), "fewer is none");
+        let waits = tokio::spawn(async move { health.improved().await });
+        tokio::task::yield_now().await;
+        answering.send_replace(BTreeSet::from([2]));
+        waits.await.unwrap();
+    }
+}

@@ -1,0 +1,259 @@
+//! Starts the scaling Job when the StatefulSet asks for what the record does not have: after
+//! `kubectl scale`, under Helm's `--wait` (which waits before its post-upgrade hooks), on adoption.
+//!
+//! It reacts to watches and asks nothing while idle. What it does next is [`decide`], pure; the
+//! Job's name follows from what it is for, so two replicas cannot start it twice. It stops after
+//! [`MOST_ATTEMPTS`] attempts at the same state and says so; a change of the count or the record,
+//! or a member that answers anew, starts it again.
+
+mod job;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use kube::api::PostParams;
+use kube::runtime::watcher;
+use kube::{Api, Client};
+use membership::names::TARGET;
+use membership::patch::{annotation, statefulset};
+use membership::record::State;
+use serde_json::Value;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::args::TargetArgs;
+use crate::cluster::{Change, FIELD_MANAGER, Live, follow};
+use crate::events::{Events, Reason, hash};
+use crate::health::Health;
+use job::Seen;
+
+/// How long a change waits for Helm's own Job, which does the same work when it comes: it is made
+/// right after the objects (without `--wait`), and one Job is easier to follow than two.
+const GRACE: SignedDuration = SignedDuration::from_secs(2);
+/// The pause after a first failed attempt; three times as long after each further one.
+const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(10);
+/// So many attempts at one state, over about seven minutes of pauses.
+const MOST_ATTEMPTS: u32 = 5;
+/// The pause when a Job could not be made.
+const AFTER_ERROR: Duration = Duration::from_secs(10);
+
+/// A state that wants a Job: this StatefulSet, this count, this record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Need {
+    uid: String,
+    desired: u32,
+    /// Names the state, the same on every replica.
+    run: String,
+}
+
+/// What is remembered about the state that was seen last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Memory {
+    need: Need,
+    since: Timestamp,
+    /// How many attempts there had been when a member last answered anew; those do not count.
+    forgiven: u32,
+    given_up: bool,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// Nothing until something changes.
+    Rest,
+    /// Decide again at this time.
+    WaitUntil(Timestamp),
+    /// Make the Job of this attempt, from 0.
+    Launch(u32),
+    /// Say that nothing more will be tried.
+    GiveUp,
+}
+
+/// Starts Jobs.
+pub struct Launcher {
+    cronjobs: Api<CronJob>,
+    jobs: Api<Job>,
+    cronjob: String,
+    target: String,
+    events: Events,
+}
+
+impl Launcher {
+    /// A launcher that makes Jobs from this CronJob's template.
+    pub fn new(client: &Client, target: &TargetArgs, cronjob: String, events: Events) -> Self {
+        let TargetArgs { namespace, statefulset, .. } = target;
+        Self {
+            cronjobs: Api::namespaced(client.clone(), namespace),
+            jobs: Api::namespaced(client.clone(), namespace),
+            cronjob,
+            target: statefulset.clone(),
+            events,
+        }
+    }
+
+    /// Watches and starts, for ever.
+    pub async fn run(self, mut live: watch::Receiver<Live>, mut health: Health) {
+        let (sender, mut jobs) = watch::channel(None);
+        let config = watcher::Config::default().labels(&format!("{TARGET}={}", self.target));
+        tokio::spawn(follow(self.jobs.clone(), config, "our Jobs", move |change| tell(&sender, change)));
+        let mut memory: Option<Memory> = None;
+        loop {
+            let need = live.borrow_and_update().object().and_then(|object| need(&object));
+            let known = jobs.borrow_and_update().clone();
+            let now = Timestamp::now();
+            memory = need.map(|need| match memory.take() {
+                Some(memory) if memory.need == need => memory,
+                _ => Memory { need, since: now, forgiven: 0, given_up: false },
+            });
+            // Before the first answer of the watch, an active Job may be there unseen.
+            let mut pause = None;
+            if let (Some(memory), Some(known)) = (&mut memory, &known) {
+                match decide(memory, known, now) {
+                    Step::Rest => {}
+                    Step::WaitUntil(then) => pause = Some(then.duration_since(now).unsigned_abs()),
+                    Step::Launch(attempt) => pause = Some(self.launch(&memory.need, attempt).await),
+                    Step::GiveUp => self.give_up(memory),
+                }
+            }
+            let paused = async {
+                match pause {
+                    // A little longer than asked: a timer that fires early would only ask again.
+                    Some(pause) => tokio::time::sleep(pause + Duration::from_millis(20)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let ended = tokio::select! {
+                changed = live.changed() => changed.is_err(),
+                changed = jobs.changed() => changed.is_err(),
+                () = health.improved() => {
+                    forgive(memory.as_mut(), known.as_ref());
+                    false
+                }
+                () = paused => false,
+            };
+            if ended {
+                return;
+            }
+        }
+    }
+
+    /// Makes the Job, and gives how long to leave it until it shows up in the watch.
+    async fn launch(&self, need: &Need, attempt: u32) -> Duration {
+        match self.make(need, attempt).await {
+            Ok(Some(name)) => {
+                info!(job = name, desired = need.desired, attempt, "Job started");
+                let note = format!("etcd-scaler started Job {name}: {} members are wanted and the record differs", need.desired);
+                self.events.tell(&need.uid, Reason::Started, &note);
+                GRACE.unsigned_abs()
+            }
+            // The other replica was first.
+            Ok(None) => GRACE.unsigned_abs(),
+            Err(error) => {
+                warn!(%error, cronjob = self.cronjob, "cannot start a Job, trying again in {} s", AFTER_ERROR.as_secs());
+                AFTER_ERROR
+            }
+        }
+    }
+
+    async fn make(&self, need: &Need, attempt: u32) -> Result<Option<String>, kube::Error> {
+        let cronjob = self.cronjobs.get(&self.cronjob).await?;
+        let job = job::from_template(&cronjob, &self.target, &need.run, attempt);
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+        match self.jobs.create(&params, &job).await {
+            Ok(job) => Ok(job.metadata.name),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn give_up(&self, memory: &mut Memory) {
+        memory.given_up = true;
+        let Need { uid, desired, .. } = &memory.need;
+        let note = format!(
+            "etcd-scaler tried {MOST_ATTEMPTS} times to get to {desired} verified members and stops; see the log of the last Job \
+             with label {TARGET}={}. Repair what it names, then: kubectl create job --from=cronjob/{} {}-by-hand. It tries again \
+             by itself when the count changes or a member answers that did not before.",
+            self.target, self.cronjob, self.cronjob
+        );
+        warn!(desired, "{note}");
+        self.events.tell(uid, Reason::GivenUp, &note);
+    }
+}
+
+/// The state that wants a Job, if it does.
+fn need(object: &Value) -> Option<Need> {
+    let desired = statefulset::replicas(object);
+    let deleting = !object["metadata"]["deletionTimestamp"].is_null();
+    if deleting || desired == 0 || statefulset::first_ordinal(object) != 0 {
+        return None;
+    }
+    let verified = match statefulset::record(object) {
+        None => false,
+        // Nothing that a Job of this version could do about it.
+        Some(Err(_)) => return None,
+        Some(Ok(record)) => {
+            let all_members = record.members.values().all(|recorded| recorded.state == State::Member);
+            all_members && record.members.keys().copied().eq(0..desired)
+        }
+    };
+    if verified {
+        return None;
+    }
+    let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    let record = annotation(object, membership::names::RECORD).unwrap_or_default();
+    let run = hash(&[&uid, &desired.to_string(), record]);
+    Some(Need { uid, desired, run })
+}
+
+/// What to do about a state that wants a Job, given the Jobs that there are.
+fn decide(memory: &Memory, jobs: &BTreeMap<String, Seen>, now: Timestamp) -> Step {
+    if jobs.values().any(|job| job.ended.is_none()) {
+        return Step::Rest;
+    }
+    let ours = |job: &&Seen| job.run.as_deref() == Some(memory.need.run.as_str());
+    let attempts = attempts(&memory.need, jobs);
+    let counted = attempts.saturating_sub(memory.forgiven);
+    if counted >= MOST_ATTEMPTS {
+        return if memory.given_up { Step::Rest } else { Step::GiveUp };
+    }
+    let last = |some: &dyn Fn(&&Seen) -> bool| jobs.values().filter(some).filter_map(|job| job.ended).max();
+    // A Job that just ended may have written a record that the other watch has not told yet.
+    let settled = last(&|_| true).unwrap_or(Timestamp::UNIX_EPOCH).max(memory.since) + GRACE;
+    // Whoever started it (Helm too): what failed just now is not tried again at once.
+    let failed = last(&|job| ours(job) || job.failed);
+    let pause = FIRST_PAUSE * 3_i32.pow(counted.saturating_sub(1));
+    let due = failed.map_or(settled, |failed| settled.max(failed + pause));
+    if due > now { Step::WaitUntil(due) } else { Step::Launch(attempts) }
+}
+
+/// How many attempts there were at a state. Counted by number, not by the Jobs that are left: the
+/// CronJob's history limits remove older ones.
+fn attempts(need: &Need, jobs: &BTreeMap<String, Seen>) -> u32 {
+    let ours = jobs.values().filter(|job| job.run.as_deref() == Some(need.run.as_str()));
+    ours.map(|job| job.attempt + 1).max().unwrap_or(0)
+}
+
+/// A member answers that did not before: what failed may succeed now.
+fn forgive(memory: Option<&mut Memory>, jobs: Option<&BTreeMap<String, Seen>>) {
+    if let (Some(memory), Some(jobs)) = (memory, jobs) {
+        memory.forgiven = attempts(&memory.need, jobs);
+        memory.given_up = false;
+    }
+}
+
+fn tell(jobs: &watch::Sender<Option<BTreeMap<String, Seen>>>, change: Change<Job>) {
+    let named = |job: &Job| (job.metadata.name.clone().unwrap_or_default(), Seen::of(job));
+    jobs.send_modify(|jobs| {
+        let known = jobs.get_or_insert_default();
+        match change {
+            Change::Is(job) => known.extend([named(&job)]),
+            Change::Gone(job) => known.retain(|name, _| *name != named(&job).0),
+            Change::All(all) => *known = all.iter().map(named).collect(),
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests;

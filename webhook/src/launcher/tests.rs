@@ -1,0 +1,125 @@
+//! When a Job is wanted, and when it is made.
+
+use super::*;
+use serde_json::json;
+
+fn statefulset(replicas: u32, record: Option<&str>) -> Value {
+    let annotations = record.map(|record| json!({ "etcd-scaler.io/record": record }));
+    json!({ "metadata": { "uid": "sts-uid", "annotations": annotations }, "spec": { "replicas": replicas } })
+}
+
+fn record(states: &[&str]) -> String {
+    let members: serde_json::Map<String, Value> =
+        states.iter().enumerate().map(|(o, state)| (o.to_string(), json!({ "id": format!("{o:x}"), "state": state }))).collect();
+    json!({ "v": 1, "cluster": "c1", "members": members }).to_string()
+}
+
+#[test]
+fn a_job_is_wanted_while_the_record_is_not_what_is_desired() {
+    let wants = |replicas, record: Option<&str>| need(&statefulset(replicas, record)).is_some();
+    let three = record(&["member"; 3]);
+    assert!(wants(3, None), "no record yet");
+    assert!(!wants(3, Some(&three)));
+    assert!(wants(4, Some(&three)));
+    assert!(wants(3, Some(&record(&["member", "member", "member", "joining"]))), "a join to be taken back");
+    assert!(wants(4, Some(&record(&["member", "member", "member", "joining"]))));
+    assert!(wants(3, Some(&record(&["member", "bootstrapping", "member"]))));
+    assert!(!wants(0, Some(&three)), "stopped");
+    assert!(!wants(3, Some("{}")), "a record that cannot be read");
+    let mut deleting = statefulset(4, Some(&three));
+    deleting["metadata"]["deletionTimestamp"] = json!("2026-11-23T10:00:00Z");
+    assert_eq!(need(&deleting), None);
+}
+
+#[test]
+fn another_count_or_record_is_another_run() {
+    let run = |replicas, record: &str| need(&statefulset(replicas, Some(record))).unwrap().run;
+    let (three, joining) = (record(&["member"; 3]), record(&["member", "member", "member", "joining"]));
+    assert_eq!(run(4, &three), run(4, &three));
+    assert_ne!(run(4, &three), run(5, &three));
+    assert_ne!(run(4, &three), run(4, &joining));
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_000_000 + second).unwrap()
+}
+
+/// Seen at second 0.
+fn memory() -> Memory {
+    let need = Need { uid: "sts-uid".into(), desired: 4, run: "run".into() };
+    Memory { need, since: at(0), forgiven: 0, given_up: false }
+}
+
+fn ours(attempt: u32, ended: Option<i64>) -> Seen {
+    Seen { run: Some("run".into()), attempt, ended: ended.map(at), failed: ended.is_some() }
+}
+
+fn helms(ended: Option<i64>, failed: bool) -> Seen {
+    Seen { run: None, attempt: 0, ended: ended.map(at), failed }
+}
+
+fn decided(memory: &Memory, jobs: &[Seen], second: i64) -> Step {
+    let jobs = jobs.iter().cloned().enumerate().map(|(n, job)| (n.to_string(), job)).collect();
+    decide(memory, &jobs, at(second))
+}
+
+#[test]
+fn helms_own_job_comes_first() {
+    assert_eq!(decided(&memory(), &[], 1), Step::WaitUntil(at(2)));
+    assert_eq!(decided(&memory(), &[], 2), Step::Launch(0));
+    assert_eq!(decided(&memory(), &[helms(None, false)], 100), Step::Rest);
+    // It just ended: its record may not have been told yet. An old one does not delay.
+    assert_eq!(decided(&memory(), &[helms(Some(9), false)], 10), Step::WaitUntil(at(11)));
+    assert_eq!(decided(&memory(), &[helms(Some(-50), true)], 2), Step::Launch(0));
+    // It just failed: not again at once.
+    assert_eq!(decided(&memory(), &[helms(Some(9), true)], 12), Step::WaitUntil(at(19)));
+}
+
+#[test]
+fn attempts_are_ever_further_apart_and_end() {
+    let memory = memory();
+    assert_eq!(decided(&memory, &[ours(0, None)], 50), Step::Rest);
+    for (attempt, pause) in [(0, 10), (1, 30), (2, 90), (3, 270)] {
+        assert_eq!(decided(&memory, &[ours(attempt, Some(100))], 100 + pause - 1), Step::WaitUntil(at(100 + pause)));
+        assert_eq!(decided(&memory, &[ours(attempt, Some(100))], 100 + pause), Step::Launch(attempt + 1), "{attempt}");
+    }
+    assert_eq!(decided(&memory, &[ours(4, Some(100))], 100), Step::GiveUp);
+    assert_eq!(decided(&Memory { given_up: true, ..memory }, &[ours(4, Some(100))], 5000), Step::Rest);
+}
+
+#[test]
+fn a_member_that_answers_anew_is_a_reason_to_try_again() {
+    let jobs = BTreeMap::from([("a".to_owned(), ours(4, Some(100)))]);
+    let mut memory = Memory { given_up: true, ..memory() };
+    forgive(Some(&mut memory), Some(&jobs));
+    assert_eq!(decide(&memory, &jobs, at(105)), Step::WaitUntil(at(110)));
+    assert_eq!(decide(&memory, &jobs, at(110)), Step::Launch(5));
+}
+
+#[test]
+fn jobs_come_and_go() {
+    let (sender, receiver) = watch::channel(None);
+    let job = |name: &str| serde_json::from_value::<Job>(json!({ "metadata": { "name": name } })).unwrap();
+    let names = || receiver.borrow().as_ref().map(|jobs: &BTreeMap<String, Seen>| jobs.keys().cloned().collect::<Vec<_>>());
+    assert_eq!(names(), None);
+    tell(&sender, Change::All(vec![job("a"), job("b")]));
+    tell(&sender, Change::Is(job("c")));
+    tell(&sender, Change::Gone(job("a")));
+    assert_eq!(names().unwrap(), ["b", "c"]);
+}
+
+#[tokio::test]
+async fn the_second_to_make_a_job_is_told_that_it_exists() {
+    let api = crate::fake_api::FakeApi::default();
+    let target = crate::cluster::tests::args();
+    let events = Events::new(&api.client(), &target, "pod".into());
+    let launcher = Launcher::new(&api.client(), &target, "scaler".into(), events);
+    let need = memory().need;
+    assert!(launcher.make(&need, 0).await.is_err(), "no CronJob");
+    let cronjob = json!({ "metadata": { "name": "scaler", "namespace": "puls8" }, "spec": { "schedule": "", "jobTemplate": {} } });
+    api.put("/apis/batch/v1/namespaces/puls8/cronjobs/scaler", cronjob);
+    let made = launcher.make(&need, 0).await.unwrap().unwrap();
+    assert_eq!(launcher.make(&need, 0).await.unwrap(), None);
+    assert_ne!(launcher.make(&need, 1).await.unwrap().unwrap(), made);
+    assert_eq!(api.under("/apis/batch/v1/namespaces/puls8/jobs/").len(), 2);
+}

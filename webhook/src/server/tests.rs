@@ -1,0 +1,268 @@
+//! Every route in-process, with reviews as the API server sends them.
+
+use std::collections::BTreeMap;
+
+use axum::body::{Body, to_bytes};
+use membership::observed::{Answer, Answered, ListedMember};
+use membership::record::{Id, Record, State as Recorded};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::*;
+use crate::cluster::Cluster;
+use crate::cluster::tests::args;
+use crate::events::Events;
+use crate::fake_api::FakeApi;
+use crate::health::Health;
+
+const STATEFULSET: &str = "/apis/apps/v1/namespaces/puls8/statefulsets/puls8-etcd";
+const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/puls8/events/";
+const HOOK: &str = "system:serviceaccount:puls8:hook";
+
+/// The program as far as it answers, over an API server with the page's StatefulSet.
+struct Bench {
+    api: FakeApi,
+    router: Router,
+    readiness: Arc<Readiness>,
+}
+
+fn answers() -> BTreeMap<u32, Answered> {
+    let url = |o| crate::cluster::tests::target().client_url(o);
+    let list = (0..3).map(|o| ListedMember {
+        id: Id(o.into()),
+        name: format!("puls8-etcd-{o}"),
+        peer_urls: Vec::new(),
+        client_urls: vec![url(o)],
+        learner: false,
+    });
+    let list: Vec<_> = list.collect();
+    let answer = |o: u32| Answer {
+        member: Id(o.into()),
+        cluster: Id(0xc1),
+        leader: Some(Id(0)),
+        learner: false,
+        version: "3.6.14".into(),
+        revision: 1,
+        raft_index: 1,
+        applied_index: 1,
+        errors: Vec::new(),
+        list: Some(list.clone()),
+    };
+    (0..3).map(|o| (o, Ok(answer(o)))).collect()
+}
+
+fn statefulset() -> Value {
+    let record = (0..3).fold(Record::new(Id(0xc1)), |record, o| record.with(o, Id(o.into()), Recorded::Member));
+    json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet",
+        "metadata": { "name": "puls8-etcd", "namespace": "puls8", "uid": "sts-uid", "annotations": { "etcd-scaler.io/record": record.annotation() } },
+        "spec": { "replicas": 3, "serviceName": "puls8-etcd-headless", "template": { "spec": { "containers": [
+            { "name": "etcd", "image": "etcd:3.6.14", "env": [{ "name": "ETCD_INITIAL_CLUSTER", "value": "chart" }] }
+        ] } } }
+    })
+}
+
+fn bench(health: Option<BTreeMap<u32, Answered>>) -> Bench {
+    let api = FakeApi::default();
+    api.put(STATEFULSET, statefulset());
+    let client = api.client();
+    let admission = Admission {
+        cluster: Cluster::new(&client, args()),
+        health: Health::fixed(health),
+        events: Events::new(&client, &args(), "pod".into()),
+        our_image: "etcd-scaler:1".into(),
+        hook: HOOK.into(),
+    };
+    let readiness = Arc::new(Readiness::default());
+    Bench { api, router: router(admission, readiness.clone()), readiness }
+}
+
+fn review(resource: &str, operation: &str, name: &str, old: Value, new: Value) -> Value {
+    let (resource, sub_resource) = resource.split_once('/').map_or((resource, None), |(r, s)| (r, Some(s)));
+    json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+        "uid": "review-uid",
+        "kind": { "group": "", "version": "v1", "kind": "X" },
+        "resource": { "group": "", "version": "v1", "resource": resource },
+        "subResource": sub_resource,
+        "name": name, "namespace": "puls8", "operation": operation,
+        "userInfo": { "username": "someone" },
+        "object": new, "oldObject": old, "dryRun": false
+    } })
+}
+
+/// `helm upgrade --set etcd.replicaCount=<count>`.
+fn helm(count: u32) -> Value {
+    let mut new = statefulset();
+    new["spec"]["replicas"] = count.into();
+    review("statefulsets", "UPDATE", "puls8-etcd", statefulset(), new)
+}
+
+impl Bench {
+    async fn call(&self, path: &str, body: String) -> (StatusCode, String) {
+        let request = Request::post(path).header("content-type", "application/json").body(Body::from(body)).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    /// The response to a review, its patch decoded and its uid checked.
+    async fn ask(&self, path: &str, review: Value) -> Value {
+        let (status, body) = self.call(path, review.to_string()).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let mut response = serde_json::from_str::<Value>(&body).unwrap()["response"].take();
+        assert_eq!(response["uid"], "review-uid");
+        // kube writes the patch's bytes as a list of numbers, which Go reads as well as base64.
+        if let Ok(patch) = serde_json::from_value::<Vec<u8>>(response["patch"].clone()) {
+            response["patch"] = serde_json::from_slice(&patch).unwrap();
+            assert_eq!(response["patchType"], "JSONPatch");
+        }
+        response
+    }
+
+    async fn get(&self, path: &str) -> StatusCode {
+        self.router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap().status()
+    }
+}
+
+#[tokio::test]
+async fn a_scale_is_rewritten_and_the_even_size_warned_of() {
+    let response = bench(Some(answers())).ask("/mutate", helm(4)).await;
+    assert_eq!(response["allowed"], true, "{response}");
+    assert_eq!(response["warnings"].as_array().unwrap().len(), 1);
+    let paths: Vec<_> = response["patch"].as_array().unwrap().iter().map(|op| op["path"].as_str().unwrap()).collect();
+    insta::assert_snapshot!(paths.join("\n"), @"");
+}
+
+#[tokio::test]
+async fn a_refusal_is_a_403_with_its_sentence_and_an_event() {
+    let bench = bench(None);
+    let response = bench.ask("/mutate", helm(4)).await;
+    assert_eq!((&response["allowed"], &response["status"]["code"]), (&json!(false), &json!(403)));
+    assert!(response["status"]["message"].as_str().unwrap().contains("not known yet"), "{response}");
+    tokio::task::yield_now().await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let events = bench.api.under(EVENTS);
+    assert_eq!((events.len(), &events[0]["reason"], &events[0]["note"]), (1, &json!("ScaleRefused"), &response["status"]["message"]));
+}
+
+#[tokio::test]
+async fn a_dry_run_is_answered_the_same_and_leaves_nothing_behind() {
+    let bench = bench(None);
+    let mut dry = helm(4);
+    dry["request"]["dryRun"] = json!(true);
+    assert_eq!(bench.ask("/mutate", dry).await["allowed"], false);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(bench.api.under(EVENTS).is_empty());
+}
+
+#[tokio::test]
+async fn every_change_through_scale_is_refused_in_this_version() {
+    let bench = bench(Some(answers()));
+    // A Scale of 0 has no count at all.
+    let scale = |spec: Value| review("statefulsets/scale", "UPDATE", "puls8-etcd", json!({ "spec": { "replicas": 3 } }), json!({ "spec": spec }));
+    for spec in [json!({ "replicas": 4 }), json!({ "replicas": 2 }), json!({})] {
+        assert_eq!(bench.ask("/validate", scale(spec)).await["status"]["code"], 403);
+    }
+    assert_eq!(bench.ask("/validate", scale(json!({ "replicas": 3 }))).await["allowed"], true);
+}
+
+#[tokio::test]
+async fn only_the_hook_writes_the_record() {
+    let mut review = helm(3);
+    review["request"]["object"]["metadata"]["annotations"]["etcd-scaler.io/record"] = json!("mine");
+    let bench = bench(Some(answers()));
+    assert_eq!(bench.ask("/mutate", review.clone()).await["status"]["code"], 403);
+    review["request"]["userInfo"]["username"] = json!(HOOK);
+    assert_eq!(bench.ask("/mutate", review).await["allowed"], true);
+}
+
+fn pod(ordinal: u32) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": format!("puls8-etcd-{ordinal}"), "ownerReferences": [
+            { "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "puls8-etcd", "uid": "sts-uid" }
+        ] },
+        "spec": { "containers": [{
+            "name": "etcd", "image": "etcd:3.6.14", "env": [{ "name": "ETCD_DATA_DIR", "value": "/data" }],
+            "volumeMounts": [{ "name": "data", "mountPath": "/data" }]
+        }] }
+    })
+}
+
+#[tokio::test]
+async fn a_pod_by_its_ordinal() {
+    let bench = bench(None);
+    let create = |pod: Value| review("pods", "CREATE", "", json!(null), pod);
+    let joiner = bench.ask("/mutate", create(pod(3))).await;
+    assert!(joiner["patch"].to_string().contains("/etc/etcd-scaler/permission"), "{joiner}");
+    let member = bench.ask("/mutate", create(pod(0))).await;
+    assert!(!member["patch"].to_string().contains("admit"), "{member}");
+    let mut other = pod(3);
+    other["metadata"]["name"] = json!("backup-3");
+    assert_eq!(bench.ask("/mutate", create(other)).await["patch"], json!(null));
+    let mut unknown = pod(3);
+    unknown["spec"]["containers"][0]["env"] = json!([]);
+    assert_eq!(bench.ask("/mutate", create(unknown)).await["status"]["code"], 403);
+}
+
+#[tokio::test]
+async fn without_an_api_server_the_failure_policy_decides() {
+    let bench = bench(None);
+    bench.api.down();
+    let (status, _) = bench.call("/mutate", review("pods", "CREATE", "", json!(null), pod(0)).to_string()).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    // What needs no call is answered.
+    assert_eq!(bench.ask("/mutate", helm(3)).await["allowed"], true);
+}
+
+#[tokio::test]
+async fn what_is_not_ours_passes_untouched() {
+    let bench = bench(None);
+    let mut other = helm(4);
+    other["request"]["name"] = json!("other");
+    let mut elsewhere = helm(4);
+    elsewhere["request"]["namespace"] = json!("elsewhere");
+    let created = review("statefulsets", "CREATE", "puls8-etcd", json!(null), statefulset());
+    for review in [other, elsewhere, created] {
+        let response = bench.ask("/mutate", review).await;
+        assert_eq!((&response["allowed"], &response["patch"]), (&json!(true), &json!(null)));
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_review_is_an_error() {
+    let bench = bench(None);
+    assert!(bench.call("/mutate", "{".into()).await.0.is_client_error());
+    let (_, body) = bench.call("/validate", json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview" }).to_string()).await;
+    assert!(body.contains(r#""allowed":false"#), "{body}");
+}
+
+#[tokio::test]
+async fn alive_at_once_and_ready_when_all_was_seen() {
+    let bench = bench(None);
+    assert_eq!(bench.get("/livez").await, StatusCode::OK);
+    assert_eq!(bench.get("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
+    bench.readiness.bundles(true);
+    bench.readiness.listener_answered();
+    let live = watch::channel(crate::cluster::Live::Absent).1;
+    bench.readiness.clone().watch_synced(live).await;
+    assert_eq!(bench.get("/readyz").await, StatusCode::OK);
+    bench.readiness.stopping();
+    assert_eq!(bench.get("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn the_listener_answers_over_tls_under_the_services_name_alone() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let api = FakeApi::default();
+    let names = vec!["hook.puls8.svc".to_owned()];
+    let certificates = crate::certificate::Certificates::load(&api.client(), "puls8", "tls", names).await.unwrap();
+    let authority = certificates.authority().borrow().clone();
+    let handle = Handle::new();
+    let serve = axum_server::bind_rustls(SocketAddr::from(([127, 0, 0, 1], 0)), certificates.listener().await.unwrap());
+    tokio::spawn(serve.handle(handle.clone()).serve(bench(None).router.into_make_service()));
+    let port = handle.listening().await.unwrap().port();
+    call_own_listener(port, "hook.puls8.svc", &authority).await.unwrap();
+    assert!(call_own_listener(port, "other.puls8.svc", &authority).await.is_err());
+}
