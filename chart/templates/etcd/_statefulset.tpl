@@ -1,0 +1,234 @@
+{{- /*
+The etcd StatefulSet, rendered twice from here: as the object, and into the pre-upgrade Job's ConfigMap, which dry-runs
+exactly what Helm is about to apply.
+
+Nothing in the pod template depends on replicaCount but ETCD_INITIAL_CLUSTER (the webhook refuses a change of the count
+together with any other change of the template), and nothing on the chart's version (a new chart must not restart etcd).
+*/ -}}
+
+{{- define "etcd-scaler.etcd.headless" -}}
+{{ include "etcd-scaler.target" . }}-headless
+{{- end -}}
+
+{{- /* The DNS name of an ordinal's pod. Input: root, pod (a name, or an expression that the kubelet expands). */ -}}
+{{- define "etcd-scaler.etcd.host" -}}
+{{ .pod }}.{{ include "etcd-scaler.etcd.headless" .root }}.{{ .root.Release.Namespace }}.svc.{{ .root.Values.etcd.clusterDomain }}
+{{- end -}}
+
+{{- /* On one line: etcd refuses the multi-line form ("couldn't find local name"). */ -}}
+{{- define "etcd-scaler.etcd.initial-cluster" -}}
+{{- $peers := list -}}
+{{- range $ordinal := until (int .Values.etcd.replicaCount) -}}
+{{- $pod := printf "%s-%d" (include "etcd-scaler.target" $) $ordinal -}}
+{{- $peers = append $peers (printf "%s=http://%s:2380" $pod (include "etcd-scaler.etcd.host" (dict "root" $ "pod" $pod))) -}}
+{{- end -}}
+{{ join "," $peers }}
+{{- end -}}
+
+{{- define "etcd-scaler.etcd.env" -}}
+{{- $host := include "etcd-scaler.etcd.host" (dict "root" . "pod" "$(POD_NAME)") -}}
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: ETCD_NAME
+  value: $(POD_NAME)
+- name: ETCD_DATA_DIR
+  value: /var/lib/etcd/data
+- name: ETCD_LISTEN_PEER_URLS
+  value: http://0.0.0.0:2380
+- name: ETCD_LISTEN_CLIENT_URLS
+  value: http://0.0.0.0:2379
+- name: ETCD_LISTEN_METRICS_URLS
+  value: http://0.0.0.0:2381
+- name: ETCD_INITIAL_ADVERTISE_PEER_URLS
+  value: http://{{ $host }}:2380
+- name: ETCD_ADVERTISE_CLIENT_URLS
+  value: http://{{ $host }}:2379
+- name: ETCD_INITIAL_CLUSTER_TOKEN
+  value: {{ include "etcd-scaler.target" . }}.{{ .Release.Namespace }}
+{{- with .Values.etcd.initialClusterState }}
+- name: ETCD_INITIAL_CLUSTER_STATE
+  value: {{ . }}
+{{- end }}
+{{- if eq .Values.etcd.initialCluster "auto" }}
+- name: ETCD_INITIAL_CLUSTER
+  value: {{ include "etcd-scaler.etcd.initial-cluster" . }}
+{{- else if .Values.etcd.initialCluster }}
+- name: ETCD_INITIAL_CLUSTER
+  value: {{ .Values.etcd.initialCluster | quote }}
+{{- end }}
+- name: ETCD_QUOTA_BACKEND_BYTES
+  value: {{ include "etcd-scaler.number" .Values.etcd.quotaBackendBytes | quote }}
+- name: ETCD_AUTO_COMPACTION_MODE
+  value: {{ .Values.etcd.autoCompaction.mode }}
+- name: ETCD_AUTO_COMPACTION_RETENTION
+  value: {{ include "etcd-scaler.number" .Values.etcd.autoCompaction.retention | quote }}
+{{- with .Values.etcd.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- /* Helm 4 applies on the server, where two variables of one name are an error that names neither the value nor the chart. */ -}}
+{{- define "etcd-scaler.etcd.env-checked" -}}
+{{- $env := include "etcd-scaler.etcd.env" . -}}
+{{- $seen := dict -}}
+{{- range fromYamlArray $env -}}
+{{- if hasKey $seen .name -}}
+{{- fail (printf "etcd.extraEnv: %s is set already; the chart has values of its own for what it sets" .name) -}}
+{{- end -}}
+{{- $_ := set $seen .name true -}}
+{{- end -}}
+{{ $env }}
+{{- end -}}
+
+{{- define "etcd-scaler.etcd.affinity" -}}
+{{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (include "etcd-scaler.etcd.selector" . | fromYaml)) -}}
+{{- $affinity := .Values.etcd.affinity -}}
+{{- if not $affinity -}}
+{{- if eq .Values.etcd.podAntiAffinityPreset "hard" -}}
+{{- $affinity = dict "podAntiAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term)) -}}
+{{- else if eq .Values.etcd.podAntiAffinityPreset "soft" -}}
+{{- $affinity = dict "podAntiAffinity" (dict "preferredDuringSchedulingIgnoredDuringExecution" (list (dict "weight" 100 "podAffinityTerm" $term))) -}}
+{{- end -}}
+{{- end -}}
+{{- with $affinity -}}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end -}}
+{{- end -}}
+
+{{- define "etcd-scaler.etcd.statefulset" -}}
+apiVersion: apps/v1
+kind: StatefulSet
+metadata:
+  name: {{ include "etcd-scaler.target" . }}
+  namespace: {{ .Release.Namespace }}
+  labels:
+    {{- include "etcd-scaler.etcd.selector" . | nindent 4 }}
+    app.kubernetes.io/managed-by: {{ .Release.Service }}
+spec:
+  replicas: {{ int .Values.etcd.replicaCount }}
+  serviceName: {{ include "etcd-scaler.etcd.headless" . }}
+  podManagementPolicy: {{ .Values.etcd.podManagementPolicy }}
+  updateStrategy:
+    {{- toYaml .Values.etcd.updateStrategy | nindent 4 }}
+  selector:
+    matchLabels:
+      {{- include "etcd-scaler.etcd.selector" . | nindent 6 }}
+  template:
+    metadata:
+      labels:
+        {{- include "etcd-scaler.etcd.selector" . | nindent 8 }}
+        {{- with .Values.etcd.podLabels }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      {{- with .Values.etcd.podAnnotations }}
+      annotations:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+    spec:
+      serviceAccountName: {{ include "etcd-scaler.target" . }}
+      automountServiceAccountToken: false
+      # A Service of the namespace must not become environment of etcd (ETCD_PORT=tcp://… is a flag to it).
+      enableServiceLinks: false
+      terminationGracePeriodSeconds: {{ int .Values.etcd.terminationGracePeriodSeconds }}
+      {{- include "etcd-scaler.pull-secrets" . | nindent 6 }}
+      {{- include "etcd-scaler.scheduling" .Values.etcd | nindent 6 }}
+      {{- include "etcd-scaler.etcd.affinity" . | nindent 6 }}
+      securityContext:
+        runAsNonRoot: true
+        runAsUser: {{ int .Values.etcd.runAsUser }}
+        runAsGroup: {{ int .Values.etcd.runAsUser }}
+        fsGroup: {{ int .Values.etcd.runAsUser }}
+        fsGroupChangePolicy: OnRootMismatch
+        seccompProfile:
+          type: RuntimeDefault
+      {{- with .Values.etcd.volumePermissions }}
+      {{- if .enabled }}
+      initContainers:
+        - name: volume-permissions
+          image: {{ .image.repository }}:{{ include "etcd-scaler.number" .image.tag }}
+          imagePullPolicy: {{ .image.pullPolicy }}
+          command: [chown, -R, "{{ int $.Values.etcd.runAsUser }}:{{ int $.Values.etcd.runAsUser }}", /var/lib/etcd]
+          securityContext:
+            runAsNonRoot: false
+            runAsUser: 0
+            runAsGroup: 0
+            allowPrivilegeEscalation: false
+            readOnlyRootFilesystem: true
+            capabilities:
+              drop: [ALL]
+              # DAC_OVERRIDE: etcd's directories are 0700 and may belong to another chart's user.
+              add: [CHOWN, DAC_OVERRIDE]
+          volumeMounts:
+            - name: data
+              mountPath: /var/lib/etcd
+      {{- end }}
+      {{- end }}
+      containers:
+        - name: etcd
+          image: {{ .Values.etcd.image.repository }}:{{ include "etcd-scaler.number" .Values.etcd.image.tag }}
+          imagePullPolicy: {{ .Values.etcd.image.pullPolicy }}
+          command:
+            {{- toYaml .Values.etcd.command | nindent 12 }}
+          env:
+            {{- include "etcd-scaler.etcd.env-checked" . | nindent 12 }}
+          ports:
+            - {name: client, containerPort: 2379}
+            - {name: peer, containerPort: 2380}
+            - {name: metrics, containerPort: 2381}
+          # Probes ask the metrics port: it answers as soon as the server runs, where the client port hangs until there was
+          # a quorum. What 3.5.35 and 3.6.16 answer there (/readyz hangs without a quorum, the probe's timeout ends it):
+          #                                         member 0 of 3 alone   quorum lost   learner   serving voter
+          #   /livez                                200                   200           200       200
+          #   /readyz                               hangs                 hangs         503       200
+          #   /readyz?exclude=linearizable_read     200                   200           503       200
+          #
+          # Loading a large backend takes minutes: until then, nothing restarts etcd.
+          startupProbe:
+            httpGet: {path: /livez, port: metrics}
+            periodSeconds: 1
+            timeoutSeconds: 5
+            failureThreshold: 1800
+          # A local read: passes without a quorum and on a learner. A restart cures neither.
+          livenessProbe:
+            httpGet: {path: /livez, port: metrics}
+            periodSeconds: 10
+            timeoutSeconds: 10
+            failureThreshold: 6
+          {{- if eq .Values.etcd.podManagementPolicy "OrderedReady" }}
+          # Member 0 has no quorum until member 1 exists, which is made only when member 0 is Ready: so this cannot ask
+          # for a linearizable read. It still takes a learner and a corrupt member out of the Service.
+          readinessProbe:
+            httpGet: {path: "/readyz?exclude=linearizable_read", port: metrics}
+          {{- else }}
+          # A linearizable read, no corruption, not a learner: whoever cannot serve is taken out of the Service.
+          readinessProbe:
+            httpGet: {path: /readyz, port: metrics}
+          {{- end }}
+            periodSeconds: 2
+            timeoutSeconds: 3
+            failureThreshold: 3
+          {{- with .Values.etcd.resources }}
+          resources:
+            {{- toYaml . | nindent 12 }}
+          {{- end }}
+          securityContext:
+            {{- include "etcd-scaler.container-security" . | nindent 12 }}
+          terminationMessagePolicy: FallbackToLogsOnError
+          volumeMounts:
+            - name: data
+              mountPath: /var/lib/etcd
+  volumeClaimTemplates:
+    - metadata:
+        name: data
+      spec:
+        accessModes: [ReadWriteOnce]
+        {{- with .Values.etcd.persistence.storageClass }}
+        storageClassName: {{ . }}
+        {{- end }}
+        resources:
+          requests:
+            storage: {{ .Values.etcd.persistence.size }}
+{{- end -}}

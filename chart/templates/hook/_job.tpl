@@ -1,0 +1,73 @@
+{{- /*
+The Job that scales: one template for the post-install/post-upgrade hook and for the CronJob from which the launcher
+(in the webhook) and people start it.
+Input: root, trigger.
+*/ -}}
+{{- define "etcd-scaler.hook.job-spec" -}}
+{{- $root := .root -}}
+{{- $hook := $root.Values.hook -}}
+# One run either ends the work or says why not; the launcher decides about another try.
+backoffLimit: 0
+# The program ends by its own deadline with a reason; this is for a program that hangs.
+activeDeadlineSeconds: {{ add (int $hook.deadlineSeconds) 30 }}
+# Helm does not remove hooks at uninstall.
+ttlSecondsAfterFinished: 3600
+template:
+  metadata:
+    labels:
+      {{- include "etcd-scaler.hook.labels" $root | nindent 6 }}
+  spec:
+    restartPolicy: Never
+    serviceAccountName: {{ include "etcd-scaler.prefix" $root }}-hook
+    enableServiceLinks: false
+    terminationGracePeriodSeconds: 10
+    {{- include "etcd-scaler.pull-secrets" $root | nindent 4 }}
+    {{- include "etcd-scaler.scheduling" $hook | nindent 4 }}
+    securityContext:
+      {{- include "etcd-scaler.pod-security" $root | nindent 6 }}
+    containers:
+      - name: hook
+        image: {{ include "etcd-scaler.image" $root }}
+        imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+        command: [/hook, scale]
+        args:
+          {{- include "etcd-scaler.target-args" $root | nindent 10 }}
+          - --deadline={{ int $hook.deadlineSeconds }}s
+          - --join-deadline={{ int $hook.joinDeadlineSeconds }}s
+          - --release={{ $root.Release.Name }}
+          - --release-namespace={{ $root.Release.Namespace }}
+          - --lease={{ include "etcd-scaler.lease" $root }}
+          - --pv-name-prefix={{ $root.Values.pv.namePrefix }}
+          - --pv-host-path={{ include "etcd-scaler.pv.host-path" $root }}
+          - --pv-capacity={{ default $root.Values.etcd.persistence.size $root.Values.pv.capacity }}
+          - --pv-reclaim-policy={{ $root.Values.pv.reclaimPolicy }}
+          - --pv-pin={{ $root.Values.pv.pin }}
+          - --pv-bound-by-controller={{ $root.Values.pv.boundByController }}
+        env:
+          {{- include "etcd-scaler.hook.env" $root | nindent 10 }}
+          # Not an argument, so that the launcher can give its own.
+          - name: ETCD_SCALER_TRIGGER
+            value: {{ .trigger }}
+        # The program writes its last line there; if it could not, its log's end is shown.
+        terminationMessagePolicy: FallbackToLogsOnError
+        securityContext:
+          {{- include "etcd-scaler.container-security" $root | nindent 10 }}
+        resources:
+          {{- toYaml $hook.resources | nindent 10 }}
+{{- end -}}
+
+{{- /* By etcd-scaler.io/target the webhook finds every Job that works on this StatefulSet, whoever started it. */ -}}
+{{- define "etcd-scaler.hook.labels" -}}
+app.kubernetes.io/name: etcd-scaler
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: hook
+etcd-scaler.io/target: {{ include "etcd-scaler.target" . }}
+{{- end -}}
+
+{{- define "etcd-scaler.hook.env" -}}
+# The identity that holds the Lease.
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+{{- end -}}
