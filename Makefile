@@ -1,0 +1,65 @@
+# What a person runs. Every target installs or names what it needs (tests/needs).
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BED ?= default
+HELM ?= 4
+export BED
+
+# Compiled things are kept outside the tree, so that a fresh clone builds what changed only.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/etcd-scaler
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export CARGO_TERM_PROGRESS_WHEN ?= never
+# The images that the bed loads; names without a registry, so that nothing is ever pulled.
+IMAGE := localhost/etcd-scaler:dev
+TRAFFIC := localhost/etcd-scaler-traffic:dev
+IMAGES := $(CACHE)/images
+export BED_IMAGES := $(IMAGES)/etcd-scaler.tar $(IMAGES)/traffic.tar
+# The host's target is named because static linking must not reach build scripts and macros.
+TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
+# In the bed, or in the current context with BED=none.
+IN := $(if $(filter none,$(BED)),,tests/bed/enter)
+
+.PHONY: help check test demo bench bed bed-down dist image images fmt
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+check: ## fmt, clippy with warnings as errors, unit, property and snapshot tests
+	tests/needs build
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- --deny warnings
+	INSTA_UPDATE=no cargo test --locked --workspace
+
+test: check images bed ## check, then the main job on a real cluster
+	cargo test --locked -p tests --no-run
+	$(IN) tests/on-cluster
+
+demo: images bed ## three members under load become four (HELM=3, WAIT=1)
+	HELM=$(HELM) $(IN) tests/demo.sh
+
+bench: images bed ## seconds per step, longest write stall, memory, image size
+	$(IN) tests/bench.sh
+
+bed: ## build what is missing, start the cluster, load the images
+ifneq ($(BED),none)
+	tests/bed/bed up
+endif
+
+bed-down: ## take the cluster down, leave nothing behind
+	tests/bed/bed down
+
+dist: ## the static binaries, into dist/
+	tests/needs build
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $(TARGET) -p hook -p webhook -p tests --bins
+	mkdir -p dist
+	cp $(addprefix $(CARGO_TARGET_DIR)/$(TARGET)/release/,hook webhook traffic) dist/
+
+image: images ## the image, packed with buildah
+images: dist
+	tests/pack $(IMAGE) Dockerfile $(IMAGES)/etcd-scaler.tar
+	tests/pack $(TRAFFIC) tests/traffic.Dockerfile $(IMAGES)/traffic.tar
+
+fmt: ## format the sources
+	cargo fmt --all

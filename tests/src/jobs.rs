@@ -1,0 +1,76 @@
+//! What our Jobs left behind: how their pods ended, and their Events.
+
+use anyhow::Context;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::members::text;
+use crate::release::Release;
+
+/// How a Job's pod ended.
+#[derive(Debug)]
+pub struct JobPod {
+    /// Its name.
+    pub name: String,
+    /// Its exit code.
+    pub exit_code: i64,
+    /// Its termination message.
+    pub message: String,
+    /// From its container's start to its end, in seconds, as exact as the kubelet tells: to 1 s.
+    pub seconds: i64,
+}
+
+/// An Event of the StatefulSet.
+#[derive(Debug)]
+pub struct Event {
+    /// When, in milliseconds since 1970.
+    pub at: i64,
+    /// `Normal` or `Warning`.
+    pub kind: String,
+    /// Its reason.
+    pub reason: String,
+    /// What it says.
+    pub note: String,
+}
+
+impl Release {
+    /// The pod of the last Job of this kind (`post`, `preflight`) that ended.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn job_pod(&self, kind: &str) -> anyhow::Result<JobPod> {
+        let label = format!("batch.kubernetes.io/job-name={}-etcd-scaler-{kind}", self.name);
+        let list = self.json(&["get", "pods", "-l", &label, "--sort-by=.metadata.creationTimestamp"]).await?;
+        let pod = list["items"].as_array().and_then(|pods| pods.last()).context("the Job has no pod")?;
+        let ended = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
+        let second = |field: &str| text(&ended[field]).parse::<Timestamp>().map(Timestamp::as_second);
+        Ok(JobPod {
+            name: text(&pod["metadata"]["name"]),
+            exit_code: ended["exitCode"].as_i64().context("it has not ended")?,
+            message: text(&ended["message"]),
+            seconds: second("finishedAt")? - second("startedAt")?,
+        })
+    }
+
+    /// Our Events of the StatefulSet since then, in their order.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn events_since(&self, from: i64) -> anyhow::Result<Vec<Event>> {
+        let field = format!("regarding.name={}", self.statefulset());
+        let list = self.json(&["get", "events.events.k8s.io", "--field-selector", &field]).await?;
+        let items = list["items"].as_array().into_iter().flatten();
+        // The StatefulSet controller's own are of the old kind, without this time.
+        let events = items.filter_map(|event| Some((text(&event["eventTime"]).parse::<Timestamp>().ok()?, event)));
+        let mut events: Vec<Event> =
+            events.map(|(at, event)| Event::of(at.as_millisecond(), event)).filter(|event| event.at >= from).collect();
+        events.sort_by_key(|event| event.at);
+        Ok(events)
+    }
+}
+
+impl Event {
+    fn of(at: i64, event: &Value) -> Self {
+        Self { at, kind: text(&event["type"]), reason: text(&event["reason"]), note: text(&event["note"]) }
+    }
+}

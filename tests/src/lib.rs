@@ -1,0 +1,16 @@
+//! What the cluster tests are written with: kubectl and Helm as a person runs them, each with a
+//! deadline, on the cluster that KUBECONFIG names.
+//!
+//! A scenario ([`scenario::run`]) has a namespace, a release, volumes and directories of its own
+//! ([`release::Release`]), and is cleaned up behind. [`load::Load`] is the writer that the main job
+//! is done under, [`members`] what etcd and its pods look like, [`dump`] what is printed when a
+//! scenario fails.
+
+pub mod cluster;
+pub mod dump;
+pub mod jobs;
+pub mod load;
+pub mod members;
+pub mod process;
+pub mod release;
+pub mod scenario;

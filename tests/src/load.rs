@@ -1,0 +1,140 @@
+//! The load of a scenario: the pod that puts keys all the time, and what it tells.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+
+use crate::process::{apply, run, until};
+use crate::release::{Ran, Release};
+
+/// Reading some ten thousand keys back from every member.
+const VERIFY: Duration = Duration::from_secs(120);
+
+/// A running load on a release's etcd.
+pub struct Load<'a> {
+    release: &'a Release,
+}
+
+/// How the member list stood from one moment on.
+#[derive(Debug)]
+pub struct Seen {
+    /// Milliseconds since 1970.
+    pub at: i64,
+    /// Those that are unstarted: peer URLs.
+    pub unstarted: Vec<String>,
+    /// Those that are learners: peer URLs.
+    pub learners: Vec<String>,
+    /// All: peer URLs.
+    pub all: Vec<String>,
+}
+
+impl<'a> Load<'a> {
+    /// Starts the load; returns when keys are being acknowledged.
+    ///
+    /// # Errors
+    /// When none is within half a minute.
+    pub async fn start(release: &'a Release) -> anyhow::Result<Self> {
+        let endpoint = format!("http://{}:2379", release.statefulset());
+        let pod = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "name": "traffic", "namespace": release.namespace },
+            "spec": {
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 1,
+                "automountServiceAccountToken": false,
+                "securityContext": {
+                    "runAsNonRoot": true, "runAsUser": 65532, "fsGroup": 65532,
+                    "seccompProfile": { "type": "RuntimeDefault" },
+                },
+                "containers": [{
+                    "name": "traffic",
+                    "image": release.images.traffic,
+                    "imagePullPolicy": "IfNotPresent",
+                    "args": ["write", "--endpoint", endpoint, "--clients", "3", "--state", "/state"],
+                    "securityContext": {
+                        "allowPrivilegeEscalation": false,
+                        "readOnlyRootFilesystem": true,
+                        "capabilities": { "drop": ["ALL"] },
+                    },
+                    "volumeMounts": [{ "name": "state", "mountPath": "/state" }],
+                }],
+                "volumes": [{ "name": "state", "emptyDir": {} }],
+            },
+        });
+        apply(&pod).await?;
+        let load = Self { release };
+        until("keys are acknowledged", Duration::from_secs(30), async || {
+            let stats = load.stats().await?;
+            ensure!(stats["acknowledged"].as_u64() > Some(100), "so far: {stats}");
+            Ok(())
+        })
+        .await?;
+        Ok(load)
+    }
+
+    async fn traffic(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let exec = ["-n", &self.release.namespace, "exec", "traffic", "--", "/traffic"];
+        run("kubectl", [&exec, arguments].concat(), "", VERIFY).await?.ok()
+    }
+
+    /// What was acknowledged so far.
+    ///
+    /// # Errors
+    /// When the load does not run.
+    pub async fn stats(&self) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.traffic(&["stats"]).await?)?)
+    }
+
+    /// That a thousand keys or more were acknowledged while a command ran, and that everything
+    /// acknowledged until now is read back from each of these members. The load goes on.
+    ///
+    /// # Errors
+    /// What is not so.
+    pub async fn lost_nothing(&self, members: usize, during: &Ran) -> anyhow::Result<Value> {
+        let urls: Vec<String> =
+            (0..members).map(|o| format!("{}=http://{}:2379", self.release.pod(o), self.release.host(o))).collect();
+        let (from, to) = (during.from.to_string(), during.to.to_string());
+        let command = ["verify", "--running", "--members", &urls.join(","), "--from", &from, "--to", &to];
+        let counts: Value = serde_json::from_str(&self.traffic(&command).await?)?;
+        let read = counts["members"].as_object().context("no member was read")?;
+        ensure!(read.len() == members, "{} members were read", read.len());
+        for (member, read) in read {
+            ensure!(read["read"] == counts["acknowledged"], "{member}: {counts}");
+        }
+        let during = counts["window"]["acknowledged"].as_u64();
+        ensure!(during >= Some(1000), "{during:?} writes were acknowledged during the scale");
+        Ok(counts)
+    }
+
+    /// How the member list changed, from the last state before `from` on.
+    ///
+    /// # Errors
+    /// When the load does not run.
+    pub async fn member_lists(&self, from: i64) -> anyhow::Result<Vec<Seen>> {
+        let printed = self.traffic(&["members"]).await?;
+        let mut seen = Vec::new();
+        for line in printed.lines() {
+            seen.push(Seen::of(&serde_json::from_str(line)?)?);
+        }
+        let first = seen.iter().rposition(|seen| seen.at < from).unwrap_or(0);
+        Ok(seen.split_off(first))
+    }
+}
+
+impl Seen {
+    fn of(line: &Value) -> anyhow::Result<Self> {
+        let members = line["members"].as_array().context("no members")?;
+        let urls = |which: &dyn Fn(&Value) -> bool| -> Vec<String> {
+            let some = members.iter().filter(|member| which(member));
+            some.filter_map(|member| member["peer_urls"][0].as_str().map(str::to_owned)).collect()
+        };
+        Ok(Self {
+            at: line["at"].as_i64().context("no time")?,
+            unstarted: urls(&|member| member["started"] == false),
+            learners: urls(&|member| member["learner"] == true),
+            all: urls(&|_| true),
+        })
+    }
+}

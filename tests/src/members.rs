@@ -1,0 +1,187 @@
+//! etcd's members and their pods, as they are.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+
+use crate::process::until;
+use crate::release::Release;
+
+/// How long members may take until all have applied one revision.
+const HASHES: Duration = Duration::from_secs(10);
+
+/// What must not change for a pod that was there before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its UID.
+    pub uid: String,
+    /// Restarts of all its containers.
+    pub restarts: i64,
+    /// Its node.
+    pub node: String,
+}
+
+/// One entry of etcd's member list.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Member {
+    /// The name: its pod's, empty until it was started.
+    pub name: String,
+    /// Its ID, as in the record.
+    pub id: String,
+    /// Whether it is a learner.
+    pub learner: bool,
+    /// Whether it ever ran.
+    pub started: bool,
+}
+
+impl Release {
+    /// etcd's pods, by name.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn pods(&self) -> anyhow::Result<BTreeMap<String, Pod>> {
+        let list = self.json(&["get", "pods", "-l", "app=etcd"]).await?;
+        let items = list["items"].as_array().context("a list without items")?;
+        Ok(items.iter().map(|pod| (text(&pod["metadata"]["name"]), Pod::of(pod))).collect())
+    }
+
+    /// Runs etcdctl in the first member's pod.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn etcdctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let pod = self.pod(0);
+        self.kubectl(&[&["exec", &pod, "-c", "etcd", "--", "etcdctl"], arguments].concat()).await
+    }
+
+    /// etcd's member list.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn members(&self) -> anyhow::Result<Vec<Member>> {
+        // Not JSON: there IDs are numbers that an f64 does not hold.
+        let printed = self.etcdctl(&["member", "list", "-w", "simple"]).await?;
+        let mut members = Vec::new();
+        for line in printed.lines() {
+            let words: Vec<&str> = line.split(", ").collect();
+            let [id, status, name, _peers, _clients, learner] = words[..] else {
+                anyhow::bail!("etcdctl member list printed {line:?}");
+            };
+            members.push(Member {
+                name: name.to_owned(),
+                id: format!("{id:0>16}"),
+                learner: learner == "true",
+                started: status == "started",
+            });
+        }
+        members.sort();
+        Ok(members)
+    }
+
+    /// The hash that each member holds at one revision, by endpoint.
+    ///
+    /// # Errors
+    /// When a member does not answer.
+    pub async fn hashes(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let status: Value = serde_json::from_str(&self.etcdctl(&["endpoint", "status", "-w", "json"]).await?)?;
+        let at = format!("--rev={}", status[0]["Status"]["header"]["revision"]);
+        let printed = self.etcdctl(&["endpoint", "hashkv", "--cluster", &at, "-w", "simple"]).await?;
+        let lines = printed.lines().filter_map(|line| line.split_once(", "));
+        Ok(lines.map(|(endpoint, hash)| (endpoint.to_owned(), hash.to_owned())).collect())
+    }
+
+    /// The value of an environment variable of etcd in the live StatefulSet, and how often it is there.
+    ///
+    /// # Errors
+    /// When the StatefulSet cannot be read.
+    pub async fn env(&self, name: &str) -> anyhow::Result<Vec<String>> {
+        let set = self.json(&["get", "statefulset", &self.statefulset()]).await?;
+        let containers = set["spec"]["template"]["spec"]["containers"].as_array().context("no containers")?;
+        let etcd = containers.iter().find(|container| container["name"] == "etcd").context("no container etcd")?;
+        let env = etcd["env"].as_array().into_iter().flatten();
+        Ok(env.filter(|variable| variable["name"] == name).map(|variable| text(&variable["value"])).collect())
+    }
+
+    /// What was verified: the record, by ordinal.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn record(&self) -> anyhow::Result<Value> {
+        let set = self.json(&["get", "statefulset", &self.statefulset()]).await?;
+        let record = set["metadata"]["annotations"]["etcd-scaler.io/record"].as_str().context("there is no record")?;
+        Ok(serde_json::from_str(record)?)
+    }
+
+    /// That these are the voting members 0 to `count` - 1, all started, recorded, none else, and
+    /// that all hold the same.
+    ///
+    /// # Errors
+    /// What is not so.
+    pub async fn is_settled(&self, count: usize) -> anyhow::Result<()> {
+        let members = self.members().await?;
+        let expected: Vec<String> = (0..count).map(|ordinal| self.pod(ordinal)).collect();
+        let found: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
+        ensure!(found == expected, "the members are {found:?}");
+        ensure!(members.iter().all(|m| m.started && !m.learner), "not all are started voters: {members:?}");
+        let record = self.record().await?;
+        for (ordinal, member) in members.iter().enumerate() {
+            let recorded = &record["members"][ordinal.to_string()];
+            ensure!(
+                recorded["id"] == member.id.as_str() && recorded["state"] == "member",
+                "{} is {}, the record says {recorded}",
+                member.name,
+                member.id
+            );
+        }
+        let recorded = record["members"].as_object().map_or(0, serde_json::Map::len);
+        ensure!(recorded == count, "the record has {recorded} members: {record}");
+        // Under load a member may not have applied the revision yet that another answered with.
+        let hashes = until("every member answers for a revision", HASHES, async || self.hashes().await).await?;
+        let mut values: Vec<&String> = hashes.values().collect();
+        values.dedup();
+        ensure!(hashes.len() == count && values.len() == 1, "the members' hashes are {hashes:?}");
+        Ok(())
+    }
+
+    /// That the live StatefulSet names exactly these peers, once, on one line.
+    ///
+    /// # Errors
+    /// What is not so.
+    pub async fn names_peers(&self, count: usize) -> anyhow::Result<()> {
+        let cluster = self.env("ETCD_INITIAL_CLUSTER").await?;
+        ensure!(cluster == [self.initial_cluster(count)], "ETCD_INITIAL_CLUSTER is {cluster:?}");
+        let state = self.env("ETCD_INITIAL_CLUSTER_STATE").await?;
+        ensure!(state == ["existing"], "ETCD_INITIAL_CLUSTER_STATE is {state:?}");
+        Ok(())
+    }
+
+    /// That the pods of `before` are the same ones, and no container of any etcd pod restarted.
+    ///
+    /// # Errors
+    /// What is not so.
+    pub async fn kept(&self, before: &BTreeMap<String, Pod>) -> anyhow::Result<()> {
+        let now = self.pods().await?;
+        for (name, pod) in before {
+            ensure!(now.get(name) == Some(pod), "{name} was {pod:?} and is {:?}", now.get(name));
+        }
+        let restarted: Vec<_> = now.iter().filter(|(_, pod)| pod.restarts > 0).collect();
+        ensure!(restarted.is_empty(), "restarts: {restarted:?}");
+        Ok(())
+    }
+}
+
+impl Pod {
+    fn of(pod: &Value) -> Self {
+        let statuses = ["containerStatuses", "initContainerStatuses"].map(|kind| pod["status"][kind].as_array());
+        let restarts = statuses.into_iter().flatten().flatten().filter_map(|status| status["restartCount"].as_i64());
+        Self { uid: text(&pod["metadata"]["uid"]), restarts: restarts.sum(), node: text(&pod["spec"]["nodeName"]) }
+    }
+}
+
+/// A string, or nothing.
+#[must_use]
+pub fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}

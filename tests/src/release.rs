@@ -1,0 +1,245 @@
+//! One release of the chart, with names of its own in everything it touches.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+
+use crate::cluster::{Images, names, nodes, remove_on_nodes, top};
+use crate::process::{Ended, apply, kubectl, kubectl_json, run};
+
+/// Which Helm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Helm {
+    /// Helm 4: applies on the server.
+    V4,
+    /// Helm 3: merges three ways.
+    V3,
+}
+
+impl Helm {
+    /// The program, as it is called in the bed; elsewhere `HELM4` and `HELM3` name others.
+    fn program(self) -> String {
+        let (variable, default) = match self {
+            Self::V4 => ("HELM4", "helm"),
+            Self::V3 => ("HELM3", "helm3"),
+        };
+        std::env::var(variable).unwrap_or_else(|_| default.to_owned())
+    }
+}
+
+/// Where volumes lie on the nodes.
+const HOST_PATH: &str = "/var/local/etcd-scaler-tests";
+/// Longer than Helm's own time-out.
+const HELM: Duration = Duration::from_secs(330);
+
+/// A release.
+#[derive(Debug)]
+pub struct Release {
+    /// Its namespace. Not the release's name, so that one taken for the other is seen.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The images it is made of.
+    pub images: Images,
+    helm: Helm,
+}
+
+/// How a Helm command ended, and when it ran (milliseconds since 1970).
+#[derive(Debug)]
+pub struct Ran {
+    /// Its exit code and output.
+    pub ended: Ended,
+    /// Its start.
+    pub from: i64,
+    /// Its end.
+    pub to: i64,
+}
+
+impl Ran {
+    /// How long it took, in seconds.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        // Milliseconds of one command: far from where an f64 is inexact.
+        (self.to - self.from) as f64 / 1000.0
+    }
+
+    /// What it printed, if it failed.
+    ///
+    /// # Errors
+    /// When it succeeded.
+    pub fn refused(&self) -> anyhow::Result<String> {
+        ensure!(!self.ended.success, "{} succeeded:\n{}", self.ended.command, self.ended.printed());
+        Ok(self.ended.printed())
+    }
+}
+
+impl Release {
+    /// Names for a scenario.
+    #[must_use]
+    pub fn of(scenario: &str, helm: Helm) -> Self {
+        let (namespace, name) = (format!("test-{scenario}"), format!("{scenario}-r"));
+        Self { namespace, name, images: Images::from_environment(), helm }
+    }
+
+    /// The StatefulSet.
+    #[must_use]
+    pub fn statefulset(&self) -> String {
+        format!("{}-etcd", self.name)
+    }
+
+    /// The pod of an ordinal.
+    #[must_use]
+    pub fn pod(&self, ordinal: usize) -> String {
+        format!("{}-{ordinal}", self.statefulset())
+    }
+
+    /// The host name of a member.
+    #[must_use]
+    pub fn host(&self, ordinal: usize) -> String {
+        format!("{}.{}-headless.{}.svc.cluster.local", self.pod(ordinal), self.statefulset(), self.namespace)
+    }
+
+    /// The peer URL of a member.
+    #[must_use]
+    pub fn peer_url(&self, ordinal: usize) -> String {
+        format!("http://{}:2380", self.host(ordinal))
+    }
+
+    /// What ETCD_INITIAL_CLUSTER must be for this many members.
+    #[must_use]
+    pub fn initial_cluster(&self, members: usize) -> String {
+        let peers: Vec<String> = (0..members).map(|o| format!("{}={}", self.pod(o), self.peer_url(o))).collect();
+        peers.join(",")
+    }
+
+    /// The volume of an ordinal.
+    #[must_use]
+    pub fn volume(&self, ordinal: usize) -> String {
+        format!("{}-volume-{ordinal}", self.name)
+    }
+
+    /// Its directory on the node.
+    #[must_use]
+    pub fn directory(&self, ordinal: usize) -> String {
+        format!("{HOST_PATH}/{}/pod-{ordinal}", self.name)
+    }
+
+    /// `kubectl -n NAMESPACE …`.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        kubectl([&["-n", &self.namespace], arguments].concat()).await
+    }
+
+    /// `kubectl -n NAMESPACE … -o json`.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn json(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+        kubectl_json([&["-n", &self.namespace], arguments].concat()).await
+    }
+
+    /// Makes its namespace, which enforces Pod Security `baseline`.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn make_namespace(&self) -> anyhow::Result<()> {
+        let labels = json!({ "pod-security.kubernetes.io/enforce": "baseline", "etcd-scaler-tests": "" });
+        let metadata = json!({ "name": self.namespace, "labels": labels });
+        apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata })).await.map(drop)
+    }
+
+    /// `helm install` with this many members.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn install(&self, members: usize, more: &[&str]) -> anyhow::Result<Ran> {
+        let ran = self.helm("install", members, more).await?;
+        ran.ended.clone().ok()?;
+        Ok(ran)
+    }
+
+    /// `helm upgrade` to this many members, to its success.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn upgrade(&self, members: usize, more: &[&str]) -> anyhow::Result<Ran> {
+        let ran = self.try_upgrade(members, more).await?;
+        ran.ended.clone().ok()?;
+        Ok(ran)
+    }
+
+    /// `helm upgrade` to this many members, however it ends.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn try_upgrade(&self, members: usize, more: &[&str]) -> anyhow::Result<Ran> {
+        self.helm("upgrade", members, more).await
+    }
+
+    async fn helm(&self, verb: &str, members: usize, more: &[&str]) -> anyhow::Result<Ran> {
+        let image = |image: &str| image.rsplit_once(':').map(|(a, b)| (a.to_owned(), b.to_owned()));
+        let image = |name: &str| image(name).with_context(|| format!("image {name} has no tag"));
+        let ((scaler, scaler_tag), (etcd, etcd_tag)) = (image(&self.images.scaler)?, image(&self.images.etcd)?);
+        let (busybox, busybox_tag) = image(&self.images.busybox)?;
+        // Five members are the most of any scenario.
+        let affinity = if nodes().await?.len() < 5 { "soft" } else { "hard" };
+        let chart = top().join("chart").to_string_lossy().into_owned();
+        let values = format!(
+            "image.repository={scaler},image.tag={scaler_tag},\
+             etcd.image.repository={etcd},etcd.image.tag={etcd_tag},\
+             etcd.volumePermissions.enabled=true,\
+             etcd.volumePermissions.image.repository={busybox},etcd.volumePermissions.image.tag={busybox_tag},\
+             etcd.persistence.storageClass=manual,etcd.podAntiAffinityPreset={affinity},\
+             pv.namePrefix={}-volume,pv.hostPath={HOST_PATH}/{}/pod-,\
+             etcd.replicaCount={members}",
+            self.name, self.name
+        );
+        let command = [verb, &self.name, &chart, "-n", &self.namespace, "--hide-notes", "--set", &values];
+        let from = now();
+        let ended = run(&self.helm.program(), [&command, more].concat(), "", HELM).await?;
+        Ok(Ran { ended, from, to: now() })
+    }
+
+    /// `helm uninstall`, if it is installed.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn uninstall(&self) -> anyhow::Result<()> {
+        let uninstall = ["uninstall", &self.name, "-n", &self.namespace, "--ignore-not-found"];
+        run(&self.helm.program(), uninstall, "", HELM).await?.ok().map(drop)
+    }
+
+    /// Removes the release, its namespace, its volumes and their directories.
+    ///
+    /// # Errors
+    /// When something of it stays.
+    pub async fn remove(&self) -> anyhow::Result<()> {
+        self.uninstall().await?;
+        let namespace = ["delete", "namespace", &self.namespace, "--ignore-not-found", "--timeout=120s"];
+        run("kubectl", namespace, "", Duration::from_secs(130)).await?.ok()?;
+        let volumes: Vec<String> = (0..7).map(|ordinal| self.volume(ordinal)).collect();
+        let volumes: Vec<&str> = volumes.iter().map(String::as_str).collect();
+        kubectl([&["delete", "pv", "--ignore-not-found", "--timeout=25s"], &*volumes].concat()).await?;
+        remove_on_nodes(HOST_PATH, &self.name, &self.images.busybox).await
+    }
+
+    /// Objects of the cluster that carry the release's name.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn cluster_objects(&self) -> anyhow::Result<Vec<String>> {
+        let kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations,validatingadmissionpolicies,\
+                     validatingadmissionpolicybindings,clusterroles,clusterrolebindings";
+        let all = names(&kubectl_json(["get", kinds]).await?);
+        Ok(all.into_iter().filter(|name| name.starts_with(&format!("{}-", self.name))).collect())
+    }
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn now() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
