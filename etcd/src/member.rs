@@ -26,7 +26,7 @@ impl Member {
     /// # Errors
     /// When the URL is not one.
     pub async fn at(url: &str, deadline: Duration) -> Result<Self, CallError> {
-        // The crate has no time-out of its own (style.md, trap 3).
+        // The crate has no time-out of its own (measured: a silent listener held a call for as long as it was watched).
         let options = ConnectOptions::new().with_timeout(deadline).with_connect_timeout(deadline);
         let client = Client::connect([url], Some(options)).await.map_err(|e| CallError::refused("connect", url, &e))?;
         Ok(Self { client, url: url.to_owned(), deadline })
@@ -109,7 +109,8 @@ fn listed(member: &etcd_client::Member) -> ListedMember {
     }
 }
 
-/// Asks these ordinals' members, all at once, each within `deadline`.
+/// Asks these ordinals' members, all at once, each within `deadline`; why one did not answer does
+/// not name it, the ordinal does.
 pub async fn observe(
     target: &Target,
     ordinals: impl IntoIterator<Item = Ordinal>,
@@ -119,8 +120,8 @@ pub async fn observe(
         let url = target.client_url(ordinal);
         let answer = async { Member::at(&url, deadline).await?.answer().await };
         let answered = match tokio::time::timeout(deadline, answer).await {
-            Ok(answered) => answered.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("{url}: no answer within {:.1} s", deadline.as_secs_f64())),
+            Ok(answered) => answered.map_err(|error| error.brief()),
+            Err(_) => Err(format!("no answer within {:.1} s", deadline.as_secs_f64())),
         };
         (ordinal, answered)
     });

@@ -102,6 +102,15 @@ impl CallError {
         Self::Refused { call, url: url.to_owned(), text, refusal }
     }
 
+    /// What went wrong, for a sentence that names the member already.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Refused { text, .. } => text.clone(),
+            Self::Silent { deadline, .. } => format!("no answer within {:.1} s", deadline.as_secs_f64()),
+        }
+    }
+
     /// What the answer means; silence leaves everything open.
     #[must_use]
     pub fn refusal(&self) -> Refusal {

@@ -13,7 +13,7 @@ use tracing::info;
 use crate::report;
 
 /// How often the downward-API file is read. The kubelet writes it well under 1 s after the
-/// annotation (facts-test-bed, "Measured"); reading a small file is nothing.
+/// annotation (measured); reading a small file is nothing.
 const LOOK: Duration = Duration::from_millis(50);
 /// How often the wait is said again.
 const REPEAT: Duration = Duration::from_secs(30);

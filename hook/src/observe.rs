@@ -1,6 +1,6 @@
 //! One round of looking: the StatefulSet, its pods and volumes, and every member's own answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -25,6 +25,8 @@ const ANSWER: Duration = Duration::from_millis(1500);
 pub struct Observer {
     volumes: Volumes,
     joining: Option<(Id, Instant)>,
+    /// The UIDs of the pods in the first round.
+    older: Option<BTreeSet<String>>,
 }
 
 impl Observer {
@@ -50,6 +52,8 @@ impl Observer {
         // One more than either: an addition that was not written down yet.
         let count = desired.max(recorded).saturating_add(1).min(MOST_MEMBERS);
         let mut pods = pods(objects, target, &statefulset).await?;
+        let older = self.older.get_or_insert_with(|| pods.values().map(|pod| pod.uid.clone()).collect());
+        pods.values_mut().for_each(|pod| pod.older = older.contains(&pod.uid));
         let mut volumes = BTreeMap::new();
         for ordinal in 0..desired.min(MOST_MEMBERS) {
             if let Some(claim) = claim_name(&statefulset, target, ordinal) {

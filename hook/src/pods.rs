@@ -44,6 +44,7 @@ pub fn observe(pod: &Pod, container: &str) -> observed::Pod {
         permitted: annotation(PERMISSION)
             .and_then(|text| serde_json::from_str::<Permission>(text).ok())
             .map(|permission| permission.member),
+        older: false,
         terminating: metadata.deletion_timestamp.is_some(),
         ready,
         trouble: trouble(pod),

@@ -65,7 +65,7 @@ pub async fn run(mut target: Target, manifest: &Path, deadline: Duration) -> any
         }
         Err(error) => {
             let why = format!("{error:#}");
-            reports.trouble("ScaleRefused", why.clone()).await;
+            reports.failed("ScaleRefused", why.clone()).await;
             bail!("{why} (nothing was changed)")
         }
     }

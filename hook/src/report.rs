@@ -68,9 +68,14 @@ impl Reports {
         self.publish(EventType::Normal, reason, note).await;
     }
 
-    /// Something went wrong.
+    /// Something went wrong, and the run goes on.
     pub async fn trouble(&self, reason: &str, note: String) {
         warn!("{note}");
+        self.failed(reason, note).await;
+    }
+
+    /// The run ends with this; [`failed`] logs it.
+    pub async fn failed(&self, reason: &str, note: String) {
         self.publish(EventType::Warning, reason, note).await;
     }
 
@@ -80,8 +85,10 @@ impl Reports {
             let end = note.floor_char_boundary(1000);
             note.truncate(end);
         }
-        let event =
-            Event { type_, reason: reason.to_owned(), note: Some(note), action: "Scale".into(), secondary: None };
+        // The recorder counts events of one reason and action as repeats of the first and drops
+        // what the later ones say; so what was done is the action (at most 128 bytes).
+        let action = note[..note.floor_char_boundary(128)].to_owned();
+        let event = Event { type_, reason: reason.to_owned(), note: Some(note), action, secondary: None };
         // Progress is for people: losing a line of it stops nothing.
         if let Err(error) = self.recorder.publish(&event, &self.about).await {
             warn!(%error, reason, "failed to write an Event");

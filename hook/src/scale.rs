@@ -81,7 +81,7 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
             Ok(())
         }
         Err(error) => {
-            reports.trouble("ScaleFailed", format!("{error:#}")).await;
+            reports.failed("ScaleFailed", format!("{error:#}")).await;
             Err(error)
         }
     }

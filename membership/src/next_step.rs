@@ -426,6 +426,12 @@ fn newcomer(
     };
     if !waiting.waits_in_admit {
         return Err(match &waiting.trouble {
+            // The kubelet's back-off is the pod's own: a new pod tries at once.
+            Some(trouble) if trouble.fatal && waiting.older => Step::Renew(
+                ordinal,
+                waiting.uid.clone(),
+                format!("it cannot start ({}) and is tried once more", trouble.what),
+            ),
             Some(trouble) if trouble.fatal => Step::Fail(format!(
                 "{pod} cannot start: {}. It was not added to etcd. Repair it and upgrade again, or go back with --set etcd.replicaCount={count}",
                 trouble.what

@@ -73,6 +73,8 @@ pub struct Pod {
     pub waits_in_admit: bool,
     /// The permission that the Job wrote, if any: for which member ID.
     pub permitted: Option<Id>,
+    /// It was there before this run began: what keeps it may have been repaired since.
+    pub older: bool,
     /// Being deleted.
     pub terminating: bool,
     /// The Ready condition.
@@ -100,7 +102,7 @@ pub struct Volume {
     pub bound: bool,
     /// The claim's class has no provisioner: its volume is ours to make.
     pub ours: bool,
-    /// The volume exists, and why it does not fit if it does not.
+    /// The volume exists.
     pub exists: bool,
     /// What differs between the volume that exists and the one that is needed.
     pub misfit: Option<String>,
