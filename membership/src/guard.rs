@@ -98,7 +98,7 @@ impl Change<'_> {
             let way_out = format!("Scale up with helm upgrade --set etcd.replicaCount={}.", new.max(old));
             return Some(self.refuse(
                 "it came through statefulsets/scale (kubectl scale or an autoscaler)",
-                "Scaling by that way, and scale-down by any, are not built yet in this version.",
+                "Neither scaling by that way nor scale-down is built yet in this version.",
                 if new > old { &way_out } else { &keep },
             ));
         }

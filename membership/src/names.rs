@@ -9,6 +9,8 @@ pub const RECORD: &str = "etcd-scaler.io/record";
 pub const KEPT_PARTITION: &str = "etcd-scaler.io/partition";
 /// The annotation of a pod that the webhook made a joiner (`"true"`).
 pub const JOINER: &str = "etcd-scaler.io/joiner";
+/// The annotation of a joining pod that says what it waits for, for `kubectl describe`.
+pub const WAITS_FOR: &str = "etcd-scaler.io/waits-for";
 /// The annotation of a joining pod in which the Job permits its start ([`Permission`]).
 pub const PERMISSION: &str = "etcd-scaler.io/permission";
 /// The label of every Job of ours, and of its pod: the StatefulSet it works on.

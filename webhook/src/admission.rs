@@ -6,8 +6,8 @@ use json_patch::Patch;
 use kube::api::DynamicObject;
 use kube::core::admission::{AdmissionRequest, Operation};
 use membership::guard::{self, Change, Decision};
-use membership::patch::statefulset::{self, Update};
 use membership::patch::pod;
+use membership::patch::statefulset::{self, Update};
 use serde_json::Value;
 use tracing::warn;
 

@@ -145,7 +145,13 @@ impl Args {
             our_image: image,
             hook: format!("system:serviceaccount:{}:{hook_service_account}", target.namespace),
         };
-        let bundles = Bundles { client, mutating: mutating_config, validating: validating_config };
+        let bundles = Bundles {
+            client,
+            mutating: mutating_config,
+            validating: validating_config,
+            secret: tls_secret,
+            namespace: target.namespace,
+        };
         tokio::spawn(certificates.keep(tls.clone()));
         tokio::spawn(bundles.keep(authority.clone(), readiness.clone()));
         tokio::spawn(readiness.clone().watch_synced(live.clone()));

@@ -12,10 +12,11 @@ use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, PatchOperation, TestOperation};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DynamicObject, GetParams, Patch, PatchParams};
 use kube::core::ApiResource;
 use kube::{Api, Client};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -24,6 +25,10 @@ use crate::readiness::Readiness;
 
 /// How often the configurations are read; they come from the API server's cache and cost it little.
 const EVERY: Duration = Duration::from_secs(5);
+/// How soon what was patched is read back.
+const READ_BACK: Duration = Duration::from_millis(500);
+/// How soon a configuration that could not be read or written is tried again.
+const AFTER_ERROR: Duration = Duration::from_secs(2);
 
 /// The two configurations, by name.
 pub struct Bundles {
@@ -33,6 +38,10 @@ pub struct Bundles {
     pub mutating: String,
     /// The ValidatingWebhookConfiguration.
     pub validating: String,
+    /// The Secret of the serving certificate.
+    pub secret: String,
+    /// The Secret's namespace.
+    pub namespace: String,
 }
 
 impl Bundles {
@@ -45,24 +54,50 @@ impl Bundles {
         let configurations = kinds.map(|(kind, name)| (Api::all_with(self.client.clone(), &kind), name));
         loop {
             let bundle = authority.borrow_and_update().clone();
-            let mut verified = true;
+            let (mut verified, mut failed) = (true, false);
             for (api, name) in &configurations {
                 match check(api, name, &bundle).await {
                     Ok(held) => verified &= held,
                     Err(error) => {
                         warn!("the webhook configuration {name} may not call us: {error:#}");
-                        verified = false;
+                        (verified, failed) = (false, true);
                     }
                 }
             }
             if readiness.bundles(verified) && verified {
                 info!("both webhook configurations have our caBundle");
+                if let Err(error) = self.own_secret(&configurations[0].0).await {
+                    warn!("Secret {} will stay behind at uninstall: {error:#}", self.secret);
+                }
             }
-            // Right after a patch it is read back, not trusted.
-            let pause = if verified { EVERY } else { Duration::from_secs(1) };
+            // What was patched is read back, not trusted.
+            let pause = match (failed, verified) {
+                (true, _) => AFTER_ERROR,
+                (false, true) => EVERY,
+                (false, false) => READ_BACK,
+            };
             // A new authority cuts the pause; without senders (never, while we serve) it stays.
             let _ = tokio::time::timeout(pause, authority.changed()).await;
         }
+    }
+}
+
+impl Bundles {
+    /// Makes the MutatingWebhookConfiguration the Secret's owner: Helm knows nothing of a Secret that
+    /// was made at run time, and a private key should not outlive the release.
+    async fn own_secret(&self, configurations: &Api<DynamicObject>) -> anyhow::Result<()> {
+        let owner = configurations.get(&self.mutating).await?.metadata;
+        let owner = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "MutatingWebhookConfiguration",
+            "name": owner.name,
+            "uid": owner.uid,
+        });
+        let patch = Patch::Merge(json!({ "metadata": { "ownerReferences": [owner] } }));
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        secrets.patch(&self.secret, &params, &patch).await?;
+        Ok(())
     }
 }
 
@@ -88,7 +123,8 @@ fn patch(configuration: &Value, authority: &[u8]) -> Vec<PatchOperation> {
     let lacking = webhooks.iter().enumerate().filter(|(_, webhook)| webhook["clientConfig"]["caBundle"] != wanted);
     lacking
         .flat_map(|(index, webhook)| {
-            let path = |rest: &[&str]| PointerBuf::from_tokens(["webhooks", &index.to_string()].iter().chain(rest).copied());
+            let path =
+                |rest: &[&str]| PointerBuf::from_tokens(["webhooks", &index.to_string()].iter().chain(rest).copied());
             [
                 PatchOperation::Test(TestOperation { path: path(&["name"]), value: webhook["name"].clone() }),
                 PatchOperation::Add(AddOperation { path: path(&["clientConfig", "caBundle"]), value: wanted.clone() }),
@@ -100,7 +136,6 @@ fn patch(configuration: &Value, authority: &[u8]) -> Vec<PatchOperation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn only_what_lacks_the_authority_is_patched_and_only_where_it_was_read() {

@@ -14,7 +14,10 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -84,15 +87,17 @@ impl Pair {
         })
     }
 
-    /// As a Secret, in the place of that version of it if there is one.
-    fn secret(&self, name: &str, version: Option<String>) -> Secret {
+    /// As a Secret.
+    fn secret(&self, name: &str) -> Secret {
         let Self { ca, ca_key, certificate, key, names, expires } = self;
         let parts = [("ca.crt", ca), ("ca.key", ca_key), ("tls.crt", certificate), ("tls.key", key)];
         Secret {
             metadata: ObjectMeta {
                 name: Some(name.to_owned()),
-                resource_version: version,
-                annotations: Some(BTreeMap::from([(NAMES.into(), names.join(",")), (EXPIRES.into(), expires.to_string())])),
+                annotations: Some(BTreeMap::from([
+                    (NAMES.into(), names.join(",")),
+                    (EXPIRES.into(), expires.to_string()),
+                ])),
                 labels: Some(BTreeMap::from([("app.kubernetes.io/managed-by".into(), FIELD_MANAGER.into())])),
                 ..ObjectMeta::default()
             },
@@ -165,7 +170,9 @@ impl Certificates {
     pub async fn listener(&self) -> anyhow::Result<RustlsConfig> {
         let Pair { certificate, key, .. } = &self.pair;
         let config = RustlsConfig::from_pem(certificate.clone().into_bytes(), key.clone().into_bytes()).await;
-        config.with_context(|| format!("the pair in Secret {} is unusable; delete the Secret to have another made", self.secret))
+        config.with_context(|| {
+            format!("the pair in Secret {} is unusable; delete the Secret to have another made", self.secret)
+        })
     }
 
     /// Reads the Secret again and again, renews the certificate in time, and loads what is new.
@@ -206,9 +213,12 @@ async fn settle(secrets: &Api<Secret>, name: &str, names: &[String], ours: Optio
             Some(pair) => pair,
             None => Pair::generate(names, now)?,
         };
-        let version = found.and_then(|secret| secret.metadata.resource_version);
-        let replaces = version.is_some();
-        let secret = pair.secret(name, version);
+        let replaces = found.is_some();
+        let mut secret = pair.secret(name);
+        if let Some(found) = found {
+            secret.metadata.resource_version = found.metadata.resource_version;
+            secret.metadata.owner_references = found.metadata.owner_references;
+        }
         let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
         let written = match replaces {
             true => secrets.replace(name, &params, &secret).await,

@@ -21,9 +21,9 @@ use tracing::{info, warn};
 use crate::args::TargetArgs;
 use crate::readiness::Readiness;
 
-/// How long the API server may take for a read during admission. The whole of an admission call
-/// has 10 s, and the caller behind it waits.
-const READ_DEADLINE: Duration = Duration::from_secs(3);
+/// How long the API server may take for a read during admission: less than the webhooks'
+/// `timeoutSeconds` (2 s for pods), so that the answer says what did not answer.
+const READ_DEADLINE: Duration = Duration::from_millis(1500);
 /// The field manager of our writes.
 pub const FIELD_MANAGER: &str = "etcd-scaler-webhook";
 
@@ -117,7 +117,7 @@ impl Cluster {
         match read {
             Ok(Ok(object)) => Ok(object.as_ref().map(value_of)),
             Ok(Err(error)) => Err(format!("cannot read StatefulSet {name}: {error}")),
-            Err(_) => Err(format!("cannot read StatefulSet {name}: no answer in {} s", READ_DEADLINE.as_secs())),
+            Err(_) => Err(format!("cannot read StatefulSet {name}: no answer in {:.1} s", READ_DEADLINE.as_secs_f64())),
         }
     }
 
@@ -137,7 +137,11 @@ impl Cluster {
             Ok(Some(object)) if behind(&object) => {
                 let now = jiff::Timestamp::now().to_string();
                 let touch = json!({ "metadata": { "annotations": { "etcd-scaler.io/woken": now } } });
-                match self.api.patch(&self.args.statefulset, &PatchParams::apply(FIELD_MANAGER), &Patch::Merge(&touch)).await {
+                match self
+                    .api
+                    .patch(&self.args.statefulset, &PatchParams::apply(FIELD_MANAGER), &Patch::Merge(&touch))
+                    .await
+                {
                     Ok(_) => info!("the StatefulSet's status lags its spec: its controller was woken"),
                     Err(error) => warn!(%error, "cannot wake the StatefulSet's controller"),
                 }

@@ -92,10 +92,12 @@ impl State {
             },
             Method::PATCH if body.is_array() => match self.objects.get(path).cloned() {
                 None => status(404),
-                Some(mut object) => match json_patch::patch(&mut object, &serde_json::from_value::<json_patch::Patch>(body).unwrap()) {
-                    Ok(()) => (200, self.store(path.to_owned(), object)),
-                    Err(_) => status(422),
-                },
+                Some(mut object) => {
+                    match json_patch::patch(&mut object, &serde_json::from_value::<json_patch::Patch>(body).unwrap()) {
+                        Ok(()) => (200, self.store(path.to_owned(), object)),
+                        Err(_) => status(422),
+                    }
+                }
             },
             _ => status(405),
         }

@@ -37,24 +37,23 @@ pub struct Health {
 
 impl Health {
     /// Asks the members of the watched StatefulSet from now on.
-    pub fn poll(live: watch::Receiver<Live>, cluster: Cluster) -> Self {
+    pub fn poll(mut live: watch::Receiver<Live>, cluster: Cluster) -> Self {
         let (latest, latest_receiver) = watch::channel(None);
         let (answering, answering_receiver) = watch::channel(BTreeSet::new());
         tokio::spawn(async move {
             loop {
                 let began = Instant::now();
-                let object = live.borrow().object();
-                let round = match object {
-                    Some(object) => {
-                        let answers = etcd::observe(&cluster.target(&object), ordinals(&object), DEADLINE).await;
-                        tell_news(&answers, &answering);
-                        Some(Round { began, answers: Arc::new(answers) })
+                let object = live.borrow_and_update().object();
+                let Some(object) = object else {
+                    latest.send_replace(None);
+                    if live.changed().await.is_err() {
+                        return;
                     }
-                    None => None,
+                    continue;
                 };
-                if latest.send(round).is_err() {
-                    return;
-                }
+                let answers = etcd::observe(&cluster.target(&object), ordinals(&object), DEADLINE).await;
+                tell_news(&answers, &answering);
+                latest.send_replace(Some(Round { began, answers: Arc::new(answers) }));
                 tokio::time::sleep(EVERY.saturating_sub(began.elapsed())).await;
             }
         });
@@ -91,7 +90,8 @@ impl Health {
 
 /// Every ordinal that is recorded or wanted.
 fn ordinals(object: &Value) -> std::ops::Range<Ordinal> {
-    let recorded = statefulset::record(object).and_then(Result::ok).and_then(|record| record.members.keys().last().copied());
+    let recorded =
+        statefulset::record(object).and_then(Result::ok).and_then(|record| record.members.keys().last().copied());
     let recorded = recorded.map_or(0, |last| last + 1);
     0..recorded.max(statefulset::replicas(object)).min(membership::names::MOST_MEMBERS)
 }
@@ -119,10 +119,9 @@ mod tests {
 
     #[test]
     fn who_is_asked() {
-        let sts = |replicas: u32, record: &str| {
-            json!({ "metadata": { "annotations": { "etcd-scaler.io/record": record } }, "spec": { "replicas": replicas } })
-        };
-        let record = r#"{"v":1,"cluster":"1","members":{"0":{"id":"1","state":"member"},"3":{"id":"2","state":"joining"}}}"#;
+        let sts = |replicas: u32, record: &str| json!({ "metadata": { "annotations": { "etcd-scaler.io/record": record } }, "spec": { "replicas": replicas } });
+        let record =
+            r#"{"v":1,"cluster":"1","members":{"0":{"id":"1","state":"member"},"3":{"id":"2","state":"joining"}}}"#;
         assert_eq!(ordinals(&sts(3, record)), 0..4);
         assert_eq!(ordinals(&sts(5, record)), 0..5);
         assert_eq!(ordinals(&sts(2, "")), 0..2);
@@ -133,7 +132,8 @@ mod tests {
     async fn only_a_member_that_answers_anew_is_an_improvement() {
         let (answering, receiver) = watch::channel(BTreeSet::from([0, 1]));
         let mut health = Health { latest: watch::channel(None).1, answering: receiver };
-        let answers = |those: &[Ordinal]| those.iter().map(|&o| (o, Err(String::new()))).collect::<BTreeMap<_, Answered>>();
+        let answers =
+            |those: &[Ordinal]| those.iter().map(|&o| (o, Err(String::new()))).collect::<BTreeMap<_, Answered>>();
         tell_news(&answers(&[0, 1]), &answering);
         let improved = tokio::time::timeout(Duration::from_millis(20), health.improved()).await;
         assert!(improved.is_err(), "fewer is none");

@@ -53,7 +53,9 @@ struct Need {
 struct Memory {
     need: Need,
     since: Timestamp,
-    /// How many attempts there had been when a member last answered anew; those do not count.
+    /// How many attempts there were. Remembered, because Jobs are removed an hour after their end.
+    tried: u32,
+    /// How many there had been when a member last answered anew; those do not count.
     forgiven: u32,
     given_up: bool,
 }
@@ -105,11 +107,12 @@ impl Launcher {
             let now = Timestamp::now();
             memory = need.map(|need| match memory.take() {
                 Some(memory) if memory.need == need => memory,
-                _ => Memory { need, since: now, forgiven: 0, given_up: false },
+                _ => Memory { need, since: now, tried: 0, forgiven: 0, given_up: false },
             });
             // Before the first answer of the watch, an active Job may be there unseen.
             let mut pause = None;
             if let (Some(memory), Some(known)) = (&mut memory, &known) {
+                memory.tried = memory.tried.max(attempts(&memory.need, known));
                 match decide(memory, known, now) {
                     Step::Rest => {}
                     Step::WaitUntil(then) => pause = Some(then.duration_since(now).unsigned_abs()),
@@ -128,7 +131,7 @@ impl Launcher {
                 changed = live.changed() => changed.is_err(),
                 changed = jobs.changed() => changed.is_err(),
                 () = health.improved() => {
-                    forgive(memory.as_mut(), known.as_ref());
+                    forgive(memory.as_mut());
                     false
                 }
                 () = paused => false,
@@ -144,7 +147,10 @@ impl Launcher {
         match self.make(need, attempt).await {
             Ok(Some(name)) => {
                 info!(job = name, desired = need.desired, attempt, "Job started");
-                let note = format!("etcd-scaler started Job {name}: {} members are wanted and the record differs", need.desired);
+                let note = format!(
+                    "etcd-scaler started Job {name}: {} members are wanted and the record differs",
+                    need.desired
+                );
                 self.events.tell(&need.uid, Reason::Started, &note);
                 GRACE.unsigned_abs()
             }
@@ -213,19 +219,18 @@ fn decide(memory: &Memory, jobs: &BTreeMap<String, Seen>, now: Timestamp) -> Ste
         return Step::Rest;
     }
     let ours = |job: &&Seen| job.run.as_deref() == Some(memory.need.run.as_str());
-    let attempts = attempts(&memory.need, jobs);
-    let counted = attempts.saturating_sub(memory.forgiven);
+    let counted = memory.tried.saturating_sub(memory.forgiven);
     if counted >= MOST_ATTEMPTS {
         return if memory.given_up { Step::Rest } else { Step::GiveUp };
     }
     let last = |some: &dyn Fn(&&Seen) -> bool| jobs.values().filter(some).filter_map(|job| job.ended).max();
     // A Job that just ended may have written a record that the other watch has not told yet.
     let settled = last(&|_| true).unwrap_or(Timestamp::UNIX_EPOCH).max(memory.since) + GRACE;
-    // Whoever started it (Helm too): what failed just now is not tried again at once.
-    let failed = last(&|job| ours(job) || job.failed);
+    // Whoever started it (Helm too): what failed at this state is not tried again at once.
+    let failed = last(&|job| ours(job) || (job.failed && job.ended > Some(memory.since)));
     let pause = FIRST_PAUSE * 3_i32.pow(counted.saturating_sub(1));
     let due = failed.map_or(settled, |failed| settled.max(failed + pause));
-    if due > now { Step::WaitUntil(due) } else { Step::Launch(attempts) }
+    if due > now { Step::WaitUntil(due) } else { Step::Launch(memory.tried) }
 }
 
 /// How many attempts there were at a state. Counted by number, not by the Jobs that are left: the
@@ -236,9 +241,9 @@ fn attempts(need: &Need, jobs: &BTreeMap<String, Seen>) -> u32 {
 }
 
 /// A member answers that did not before: what failed may succeed now.
-fn forgive(memory: Option<&mut Memory>, jobs: Option<&BTreeMap<String, Seen>>) {
-    if let (Some(memory), Some(jobs)) = (memory, jobs) {
-        memory.forgiven = attempts(&memory.need, jobs);
+fn forgive(memory: Option<&mut Memory>) {
+    if let Some(memory) = memory {
+        memory.forgiven = memory.tried;
         memory.given_up = false;
     }
 }

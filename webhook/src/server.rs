@@ -52,7 +52,12 @@ pub fn router(admission: Admission, readiness: Arc<Readiness>) -> Router {
 ///
 /// # Errors
 /// When the listener cannot be bound or fails.
-pub async fn serve(listen: SocketAddr, tls: RustlsConfig, admission: Admission, readiness: Arc<Readiness>) -> anyhow::Result<()> {
+pub async fn serve(
+    listen: SocketAddr,
+    tls: RustlsConfig,
+    admission: Admission,
+    readiness: Arc<Readiness>,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let handle = Handle::new();
     tokio::spawn({
@@ -74,14 +79,19 @@ pub async fn serve(listen: SocketAddr, tls: RustlsConfig, admission: Admission, 
 }
 
 /// Calls our own listener over TLS under the name that the API server uses, once it has answered.
-pub async fn check_own_listener(port: u16, name: String, authority: watch::Receiver<Vec<u8>>, readiness: Arc<Readiness>) {
+pub async fn check_own_listener(
+    port: u16,
+    name: String,
+    authority: watch::Receiver<Vec<u8>>,
+    readiness: Arc<Readiness>,
+) {
     loop {
         let pem = authority.borrow().clone();
         match call_own_listener(port, &name, &pem).await {
             Ok(()) => return readiness.listener_answered(),
             Err(error) => warn!("our own listener does not answer as {name}: {error:#}"),
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
@@ -136,7 +146,10 @@ async fn answer(
     }
 }
 
-fn respond(response: AdmissionResponse, verdict: Verdict) -> Result<AdmissionResponse, kube::core::admission::SerializePatchError> {
+fn respond(
+    response: AdmissionResponse,
+    verdict: Verdict,
+) -> Result<AdmissionResponse, kube::core::admission::SerializePatchError> {
     match verdict {
         Verdict::Deny(why) => {
             let mut response = response.deny(why);
@@ -162,7 +175,19 @@ fn log(request: &AdmissionRequest<DynamicObject>, verdict: &Verdict) {
     let user = user_info.username.as_deref().unwrap_or_default();
     match verdict {
         Verdict::Allow { patch, warnings } => {
-            info!(uid, kind, namespace, name, ?operation, user, dry_run, allowed = true, patches = patch.len(), ?warnings, "admission");
+            info!(
+                uid,
+                kind,
+                namespace,
+                name,
+                ?operation,
+                user,
+                dry_run,
+                allowed = true,
+                patches = patch.len(),
+                ?warnings,
+                "admission"
+            );
         }
         Verdict::Deny(why) => {
             info!(uid, kind, namespace, name, ?operation, user, dry_run, allowed = false, why, "admission");

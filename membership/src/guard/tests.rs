@@ -125,7 +125,7 @@ fn more_than_seven() {
 #[test]
 fn through_scale() {
     let scale = |new| from_three_to(new).with(|case| case.request = Request::Scale);
-    insta::assert_snapshot!(scale(4).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: it came through statefulsets/scale (kubectl scale or an autoscaler). Scaling by that way, and scale-down by any, are not built yet in this version. Scale up with helm upgrade --set etcd.replicaCount=4.");
+    insta::assert_snapshot!(scale(4).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: it came through statefulsets/scale (kubectl scale or an autoscaler). Neither scaling by that way nor scale-down is built yet in this version. Scale up with helm upgrade --set etcd.replicaCount=4.");
     assert!(scale(3).admitted().is_empty());
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::statefulset;
 use super::{Edit, annotation, env, get, list, named, text};
-use crate::names::{ADMIT, ETCD_VERSION, JOINER, Ordinal, PERMISSION, PERMISSION_DIR, Target};
+use crate::names::{ADMIT, ETCD_VERSION, JOINER, Ordinal, PERMISSION, PERMISSION_DIR, TARGET, Target, WAITS_FOR};
 use crate::record::{Record, State};
 
 /// The name of the volume in which `admit` reads the permission.
@@ -128,6 +128,11 @@ fn joiner(pod: &Value, ordinal: Ordinal, record: &Record, target: &Target, our_i
         edit.remove(&["metadata", "annotations", PERMISSION]);
     }
     edit.set(&["metadata", "annotations", JOINER], "true".into());
+    let waits = format!(
+        "init container {ADMIT} waits until the etcd-scaler Job has added {name} to etcd; the Job: kubectl logs -l {TARGET}={}",
+        target.statefulset
+    );
+    edit.set(&["metadata", "annotations", WAITS_FOR], waits.into());
     Ok(edit.finish())
 }
 

@@ -28,7 +28,7 @@ fn renewed_when_a_third_is_left_or_the_names_change_and_by_the_same_authority() 
 #[test]
 fn a_secret_holds_all_of_it() {
     let pair = Pair::generate(&names(), at("2026-01-01T12:00:00Z")).unwrap();
-    let mut secret = pair.secret("tls", None);
+    let mut secret = pair.secret("tls");
     assert_eq!(Pair::read(&secret), Some(pair));
     secret.data.as_mut().unwrap().remove("ca.key");
     assert_eq!(Pair::read(&secret), None);
@@ -53,11 +53,15 @@ async fn two_replicas_that_start_together_serve_the_same_pair() {
 async fn a_secret_that_ends_soon_is_renewed_once() {
     let api = FakeApi::default();
     let old = Pair::generate(&names(), Timestamp::now() - jiff::SignedDuration::from_hours(24 * 300)).unwrap();
-    api.put(PATH, serde_json::to_value(old.secret("tls", None)).unwrap());
+    let mut secret = serde_json::to_value(old.secret("tls")).unwrap();
+    secret["metadata"]["ownerReferences"] =
+        serde_json::json!([{ "apiVersion": "v1", "kind": "X", "name": "x", "uid": "u" }]);
+    api.put(PATH, secret);
     let (one, other) = tokio::join!(load(&api), load(&api));
     let (one, other) = (one.unwrap().pair, other.unwrap().pair);
     assert_eq!((&one.ca, &one.certificate), (&old.ca, &other.certificate));
     assert_ne!(one.certificate, old.certificate);
+    assert_eq!(api.get(PATH).unwrap()["metadata"]["ownerReferences"][0]["uid"], "u", "still goes with the release");
 }
 
 #[tokio::test]

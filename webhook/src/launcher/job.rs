@@ -169,10 +169,16 @@ mod tests {
     #[test]
     fn a_job_has_ended_when_a_condition_says_so() {
         let job = |conditions: serde_json::Value| {
-            Seen::of(&serde_json::from_value(json!({ "metadata": {}, "status": { "conditions": conditions } })).unwrap())
+            Seen::of(
+                &serde_json::from_value(json!({ "metadata": {}, "status": { "conditions": conditions } })).unwrap(),
+            )
         };
         assert_eq!(job(json!([])).ended, None);
-        assert_eq!(job(json!([{ "type": "FailureTarget", "status": "True" }, { "type": "Suspended", "status": "False" }])).ended, None);
+        assert_eq!(
+            job(json!([{ "type": "FailureTarget", "status": "True" }, { "type": "Suspended", "status": "False" }]))
+                .ended,
+            None
+        );
         let failed = job(json!([{ "type": "Failed", "status": "True", "lastTransitionTime": "2026-11-23T10:00:00Z" }]));
         assert_eq!((failed.ended, failed.failed), (Some("2026-11-23T10:00:00Z".parse().unwrap()), true));
         assert!(!job(json!([{ "type": "Complete", "status": "True" }])).failed);

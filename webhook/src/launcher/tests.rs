@@ -9,8 +9,11 @@ fn statefulset(replicas: u32, record: Option<&str>) -> Value {
 }
 
 fn record(states: &[&str]) -> String {
-    let members: serde_json::Map<String, Value> =
-        states.iter().enumerate().map(|(o, state)| (o.to_string(), json!({ "id": format!("{o:x}"), "state": state }))).collect();
+    let members: serde_json::Map<String, Value> = states
+        .iter()
+        .enumerate()
+        .map(|(o, state)| (o.to_string(), json!({ "id": format!("{o:x}"), "state": state })))
+        .collect();
     json!({ "v": 1, "cluster": "c1", "members": members }).to_string()
 }
 
@@ -47,7 +50,7 @@ fn at(second: i64) -> Timestamp {
 /// Seen at second 0.
 fn memory() -> Memory {
     let need = Need { uid: "sts-uid".into(), desired: 4, run: "run".into() };
-    Memory { need, since: at(0), forgiven: 0, given_up: false }
+    Memory { need, since: at(0), tried: 0, forgiven: 0, given_up: false }
 }
 
 fn ours(attempt: u32, ended: Option<i64>) -> Seen {
@@ -59,8 +62,9 @@ fn helms(ended: Option<i64>, failed: bool) -> Seen {
 }
 
 fn decided(memory: &Memory, jobs: &[Seen], second: i64) -> Step {
-    let jobs = jobs.iter().cloned().enumerate().map(|(n, job)| (n.to_string(), job)).collect();
-    decide(memory, &jobs, at(second))
+    let jobs: BTreeMap<_, _> = jobs.iter().cloned().enumerate().map(|(n, job)| (n.to_string(), job)).collect();
+    let tried = memory.tried.max(attempts(&memory.need, &jobs));
+    decide(&Memory { tried, ..memory.clone() }, &jobs, at(second))
 }
 
 #[test]
@@ -73,6 +77,8 @@ fn helms_own_job_comes_first() {
     assert_eq!(decided(&memory(), &[helms(Some(-50), true)], 2), Step::Launch(0));
     // It just failed: not again at once.
     assert_eq!(decided(&memory(), &[helms(Some(9), true)], 12), Step::WaitUntil(at(19)));
+    // What failed before the count was changed says nothing about this state.
+    assert_eq!(decided(&memory(), &[helms(Some(-1), true)], 2), Step::Launch(0));
 }
 
 #[test]
@@ -89,18 +95,24 @@ fn attempts_are_ever_further_apart_and_end() {
 
 #[test]
 fn a_member_that_answers_anew_is_a_reason_to_try_again() {
-    let jobs = BTreeMap::from([("a".to_owned(), ours(4, Some(100)))]);
-    let mut memory = Memory { given_up: true, ..memory() };
-    forgive(Some(&mut memory), Some(&jobs));
-    assert_eq!(decide(&memory, &jobs, at(105)), Step::WaitUntil(at(110)));
-    assert_eq!(decide(&memory, &jobs, at(110)), Step::Launch(5));
+    let mut memory = Memory { tried: 5, given_up: true, ..memory() };
+    forgive(Some(&mut memory));
+    assert_eq!(decided(&memory, &[ours(4, Some(100))], 105), Step::WaitUntil(at(110)));
+    assert_eq!(decided(&memory, &[ours(4, Some(100))], 110), Step::Launch(5));
+}
+
+#[test]
+fn what_was_given_up_stays_so_when_its_jobs_are_removed() {
+    assert_eq!(decided(&Memory { tried: 5, given_up: true, ..memory() }, &[], 5000), Step::Rest);
+    assert_eq!(decided(&Memory { tried: 2, ..memory() }, &[], 5000), Step::Launch(2));
 }
 
 #[test]
 fn jobs_come_and_go() {
     let (sender, receiver) = watch::channel(None);
     let job = |name: &str| serde_json::from_value::<Job>(json!({ "metadata": { "name": name } })).unwrap();
-    let names = || receiver.borrow().as_ref().map(|jobs: &BTreeMap<String, Seen>| jobs.keys().cloned().collect::<Vec<_>>());
+    let names =
+        || receiver.borrow().as_ref().map(|jobs: &BTreeMap<String, Seen>| jobs.keys().cloned().collect::<Vec<_>>());
     assert_eq!(names(), None);
     tell(&sender, Change::All(vec![job("a"), job("b")]));
     tell(&sender, Change::Is(job("c")));

@@ -197,6 +197,11 @@ fn a_joiner_is_held() {
         "value": {
           "etcd-scaler.io/joiner": "true"
         }
+      },
+      {
+        "op": "add",
+        "path": "/metadata/annotations/etcd-scaler.io~1waits-for",
+        "value": "init container admit waits until the etcd-scaler Job has added puls8-etcd-4 to etcd; the Job: kubectl logs -l etcd-scaler.io/target=puls8-etcd"
       }
     ]
     "#);
