@@ -44,11 +44,10 @@ impl Observer {
         let statefulset = objects.statefulset(target).await?;
         adopt(&statefulset, target)?;
         let desired = replicas(&statefulset);
-        let record = match record(&statefulset)? {
-            Some(record) => Some(record),
-            None => lease.record().await?,
-        };
-        let recorded = record.iter().flat_map(|record| record.members.keys()).max().map_or(0, |last| last + 1);
+        let record = record(&statefulset)?;
+        let copy = if record.is_none() { lease.record().await? } else { None };
+        let recorded =
+            record.iter().chain(&copy).flat_map(|record| record.members.keys()).max().map_or(0, |last| last + 1);
         // One more than either: an addition that was not written down yet.
         let count = desired.max(recorded).saturating_add(1).min(MOST_MEMBERS);
         let mut pods = pods(objects, target, &statefulset).await?;
@@ -65,7 +64,7 @@ impl Observer {
         let answers = etcd::observe(target, asked, ANSWER).await;
         pods.retain(|&ordinal, _| ordinal < count);
         let target = target.clone();
-        let mut seen = Observed { target, desired, record, answers, pods, volumes, joining_for: None };
+        let mut seen = Observed { target, desired, record, copy, answers, pods, volumes, joining_for: None };
         seen.joining_for = self.joining_for(&seen);
         Ok((seen, statefulset))
     }

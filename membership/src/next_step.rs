@@ -64,7 +64,11 @@ fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
     let agreed = agreed(seen)?;
     let listed = by_ordinal(seen, &agreed)?;
     let Some(record) = &seen.record else {
-        return first_record(seen, &agreed, &listed);
+        // A copy of another cluster is what an earlier installation left behind.
+        let Some(copy) = seen.copy.clone().filter(|copy| copy.cluster == agreed.cluster) else {
+            return first_record(seen, &agreed, &listed);
+        };
+        return Ok(Step::Record(copy, format!("cluster {} is known from before", agreed.cluster)));
     };
     if record.cluster != agreed.cluster {
         return Err(Step::Fail(format!(

@@ -117,8 +117,10 @@ pub struct Observed {
     pub target: Target,
     /// `spec.replicas`.
     pub desired: u32,
-    /// The record in the StatefulSet's annotation, or in the Lease where the annotation is gone.
+    /// The record in the StatefulSet's annotation.
     pub record: Option<Record>,
+    /// The Lease's copy, looked for where the annotation is gone: the StatefulSet was made again.
+    pub copy: Option<Record>,
     /// By ordinal, every one up to the larger of desired, record and member list.
     pub answers: BTreeMap<Ordinal, Answered>,
     /// By ordinal, those that exist.

@@ -66,6 +66,21 @@ fn the_first_record_is_written_when_a_quorum_answers() {
 }
 
 #[test]
+fn a_lost_record_comes_back_from_the_lease_unless_it_is_another_clusters() {
+    let mut again = World::settled(3);
+    again.copy = again.record.take();
+    assert_eq!(
+        again.next(),
+        Step::Record(again.copy.clone().unwrap(), format!("cluster {} is known from before", world::CLUSTER))
+    );
+    let mut installed = World::settled(3);
+    let verified = installed.record.take();
+    installed.copy = Some(Record::new(Id(0xdead)));
+    assert_eq!(names(&installed.run()), "Record, Done");
+    assert_eq!(installed.record, verified);
+}
+
+#[test]
 fn without_a_quorum_it_waits_and_says_for_whom() {
     let mut world = World::settled(3);
     world.broken = vec![0, 1];
