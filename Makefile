@@ -18,6 +18,8 @@ IMAGES := $(CACHE)/images
 export BED_IMAGES := $(IMAGES)/etcd-scaler.tar $(IMAGES)/traffic.tar
 # The host's target is named because static linking must not reach build scripts and macros.
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
+# Members sit on nodes of their own: five of them, the largest scale that is shown.
+test demo bench: export NODES ?= 5
 # In the bed, or in the current context with BED=none.
 IN := $(if $(filter none,$(BED)),,tests/bed/enter)
 
@@ -34,6 +36,7 @@ check: ## fmt, clippy with warnings as errors, unit, property and snapshot tests
 
 test: check images bed ## check, then the main job on a real cluster
 	cargo test --locked -p tests --no-run
+	$(if $(filter none,$(BED)),,tests/with-programs)
 	$(IN) tests/on-cluster
 
 demo: images bed ## three members under load become four (HELM=3, WAIT=1)

@@ -29,6 +29,9 @@ RUN=$BED_CACHE/run/$BED
 LOGS=$RUN/logs
 BED_LOCK=$BED_CACHE/run/$BED.lock
 CGROUP=etcd-scaler-bed-$BED
+# Control groups belong to the machine: two caches do not share one by accident.
+[[ $BED_CACHE == "$(getent passwd "$(id -u)" | cut -d: -f6)/.cache/etcd-scaler/bed" ]] ||
+  CGROUP+=-$(cksum <<<"$BED_CACHE" | cut -d' ' -f1)
 
 # Every bed has a network namespace of its own, so all use the same addresses.
 CONTROL_PLANE_IP=10.99.0.1

@@ -13,7 +13,7 @@ target=$(program_dir "$module")
 
 mkdir -p "$BED_PROGRAMS"
 exec 9>"$BED_PROGRAMS/.$module.lock"
-flock 9
+flock -n 9 || { say "another call is building $module: waiting for it" && flock 9; }
 [[ ! -e $target ]] || exit 0
 
 unfinished=$target.unfinished

@@ -92,12 +92,29 @@ pods_can_be_made() { kubectl -n default get serviceaccount/default configmap/kub
 dns_answers() { in_control_plane busybox nslookup -type=a kubernetes.default.svc.cluster.local "$CONTROL_PLANE_IP"; }
 proxies_ready() { in_control_plane "$BED_SOURCE/inside/proxies-ready.sh" "$nodes"; }
 
-if [[ $(cat "$RUN/up" 2>/dev/null) == "$made_from" ]] && kubectl get --raw /readyz >/dev/null 2>&1; then
+# The same bed, alive? An API server that was killed is back within seconds.
+usable() {
+  local left=100
+  [[ $(cat "$RUN/up" 2>/dev/null) == "$made_from" ]] || return 1
+  cgroup_init "$CGROUP/control-plane" >/dev/null || return 1
+  until kubectl get --raw /readyz >/dev/null 2>&1; do
+    ((left--)) || return 1
+    sleep 0.1
+  done
+}
+
+if usable; then
   message="is up already"
   for ((n = 0; n < nodes; n++)); do "$BED_SOURCE/node" "$n" start --quiet 9>&-; done
 else
-  if [[ -n $(cgroup_processes "$CGROUP") ]]; then
-    if [[ -e $RUN/up ]]; then say "restarting '$BED': it has ${running_nodes:-no} nodes or other programs, $nodes are asked for"; else say "recovering '$BED' from an unfinished start"; fi
+  if [[ -e $RUN/up ]]; then
+    if [[ $running_nodes != "$nodes" ]]; then
+      say "restarting '$BED' with $nodes nodes instead of $running_nodes"
+    else
+      say "restarting '$BED': it is broken, or the programs or scripts it was started from have changed"
+    fi
+  elif [[ -e $RUN ]]; then
+    say "removing an unfinished start of '$BED'"
   fi
   message="is up"
   "$here/down.sh"
