@@ -27,7 +27,7 @@ say() { printf '  %s\n' "$@"; }
 shown() { printf '  %s$ %s%s\n' "$dim" "$*" "$plain"; }
 run() {
   shown "$*"
-  "$@"
+  "$@" | sed 's/^/  /'
 }
 check() { # WHAT CONDITION...
   local what=$1
@@ -40,13 +40,13 @@ check() { # WHAT CONDITION...
   fi
 }
 failed=()
-trap 'printf "%s✗ line %s failed: %s%s\n" "$red" "$LINENO" "$BASH_COMMAND" "$plain" >&2' ERR
+trap 'printf "%sdemo: line %s failed: %s%s\n" "$red" "$LINENO" "$BASH_COMMAND" "$plain" >&2' ERR
 
 milliseconds() { date +%s%3N; }
-seconds_since() { awk -v ms=$(($(milliseconds) - $1)) 'BEGIN { printf "%.1f", ms / 1000 }'; }
-in_namespace() { kubectl -n "$namespace" "$@"; }
-etcdctl() { in_namespace exec "$set-0" -c etcd -- etcdctl "$@"; }
-traffic() { in_namespace exec traffic -- /traffic "$@"; }
+seconds() { printf '%d.%d' $(($1 / 1000)) $(($1 % 1000 / 100)); }
+
+k=(kubectl -n "$namespace")
+etcdctl=("${k[@]}" exec "$set-0" -c etcd -- etcdctl)
 
 # --- what it needs --------------------------------------------------------------------------------
 
@@ -126,12 +126,12 @@ shown "$helm install $release chart -n $namespace ${chart_values[*]} ${options[*
   cat "$work/helm"
   exit 1
 }
-say "Installed in $(seconds_since "$started") s."
-run in_namespace get pods -l app=etcd -o wide
+say "Installed in $(seconds $(($(milliseconds) - started))) s."
+run "${k[@]}" get pods -l app=etcd -o wide
 
 part "2. A load"
 say "A pod in the cluster puts numbered keys through the Service, 300 a second, and notes which were acknowledged."
-in_namespace create -f - >/dev/null <<YAML
+"${k[@]}" create -f - >/dev/null <<YAML
 apiVersion: v1
 kind: Pod
 metadata: {name: traffic, labels: {app: traffic}}
@@ -149,59 +149,85 @@ spec:
       volumeMounts: [{name: state, mountPath: /state}]
   volumes: [{name: state, emptyDir: {}}]
 YAML
-in_namespace wait pod/traffic --for=condition=Ready --timeout=60s >/dev/null
-# Its first progress lines: keys are being acknowledged.
-run in_namespace logs traffic --follow --limit-bytes=120 || true
-echo
+"${k[@]}" wait pod/traffic --for=condition=Ready --timeout=60s >/dev/null
+patience=$((SECONDS + 30))
+until "${k[@]}" exec traffic -- /traffic stats | grep -qE '"acknowledged":[0-9]{3}'; do
+  ((SECONDS < patience)) || { "${k[@]}" logs traffic --tail=5 && exit 1; }
+done
+run "${k[@]}" logs traffic --tail=3
 
 # --- three become four ----------------------------------------------------------------------------
 
-pod_table() {
-  in_namespace get pods -l app=etcd --sort-by=.metadata.name -o custom-columns='POD:.metadata.name,UID:.metadata.uid,RESTARTS:.status.containerStatuses[0].restartCount,NODE:.spec.nodeName,IP:.status.podIP'
-}
-part "3. Three become four"
-say "One value changes. Before Helm changes anything a Job asks all members whether they are well and shows the" \
-  "change to the API server as a dry run; after it a Job makes the volume, adds the member, lets its pod start," \
-  "promotes it and compares all keys. What it does is told as Events of the StatefulSet, seconds since the start:"
-pod_table >"$work/before"
-shown "$helm upgrade $release chart -n $namespace ${chart_values[*]} ${options[*]} ${bold}--set etcd.replicaCount=4${plain}"
-started=$(milliseconds)
+pods=("${k[@]}" get pods -l app=etcd --sort-by=.metadata.name
+  -o custom-columns='POD:.metadata.name,UID:.metadata.uid,RESTARTS:.status.containerStatuses[0].restartCount,NODE:.spec.nodeName,IP:.status.podIP')
+"${pods[@]}" >"$work/before"
 
-# Every Event from now on, as it comes: a start is milliseconds, an Event's time is microseconds.
-in_namespace get events --watch-only --field-selector "involvedObject.name=$set" \
-  -o jsonpath='{.eventTime}{"\t"}{.reason}{"\t"}{.message}{"\n"}' >"$work/events" 2>/dev/null &
-follow() {
-  local at reason message since
-  while IFS=$'\t' read -r at reason message; do
-    [[ -n $at ]] || continue # the StatefulSet controller's own, of the old kind
-    since=$(($(date -d "$at" +%s%3N) - started))
-    printf '  %6.1f s  %-18s %s\n' "$((since / 1000)).$((since % 1000 / 100))" "$reason" "$message" | cut -c1-160
+# The log lines of every Job of ours, with the seconds since the start.
+follow_jobs() {
+  local pod phase followed=' '
+  while read -r pod phase; do
+    [[ $phase != Pending && $followed != *" $pod "* ]] || continue
+    followed+="$pod "
+    "${k[@]}" logs -f "$pod" 2>/dev/null | tell "$(job_of "$pod")" &
+  done
+  wait
+}
+job_of() {
+  case $1 in
+  *-preflight-*) echo before ;;
+  *-post-*) echo after ;;
+  *) echo launched ;; # by the webhook: Helm, told to wait, has not come to the Job after the upgrade yet
+  esac
+}
+tell() {
+  local at level message
+  while read -r at level message; do
+    [[ $level == INFO ]] || message="$level $message"
+    printf '  %7s s  %-8s  %s\n' "$(seconds $(($(date -d "$at" +%s%3N) - started)))" "$1" "$message"
   done
 }
-follow < <(tail -n +1 --follow --pid=$$ "$work/events" 2>/dev/null) &
-"$helm" upgrade "$release" chart -n "$namespace" "${chart_values[@]}" "${options[@]}" --set etcd.replicaCount=4 >"$work/helm" 2>&1 || {
+
+part "3. Three become four"
+say "One value changes. Before Helm changes anything, a Job asks all members whether they are well and shows the" \
+  "change to the API server as a dry run. After it, a Job makes the volume, adds the member, lets its pod start," \
+  "promotes it and compares all keys. What the Jobs say, seconds since the start:"
+upgrade=("$helm" upgrade "$release" chart -n "$namespace" "${chart_values[@]}" "${options[@]}" --set etcd.replicaCount=4)
+shown "${upgrade[*]}"
+started=$(milliseconds)
+mkfifo "$work/jobs"
+"${k[@]}" get pods -l "etcd-scaler.io/target=$set" --watch-only --no-headers \
+  -o custom-columns='NAME:.metadata.name,PHASE:.status.phase' >"$work/jobs" 2>/dev/null &
+watcher=$!
+follow_jobs <"$work/jobs" &
+follower=$!
+"${upgrade[@]}" >"$work/helm" 2>&1 && upgraded=yes || upgraded=no
+ended=$(milliseconds)
+kill "$watcher"
+wait "$follower" || true
+if [[ $upgraded == no ]]; then
   cat "$work/helm"
   exit 1
-}
-ended=$(milliseconds)
-# The last Event may come a moment after Helm.
-for _ in {1..50}; do
-  ! grep -q $'\tValidated\t' "$work/events" || break
-  read -rt 0.1 <> <(:) || true
-done
-say "Helm came back after $(seconds_since "$started") s."
+fi
+say "Helm came back after $(seconds $((ended - started))) s, with:"
+grep -E '^(STATUS|REVISION|.*[Ww]arning|.*WARN)' "$work/helm" | sed 's/^/  /'
 
 # --- what came of it ------------------------------------------------------------------------------
 
 part "4. What came of it"
 say "etcd's own member list: four voting members, no learner."
-run etcdctl member list -w table
-run etcdctl endpoint status --cluster -w table
-voters=$(etcdctl member list -w simple | awk -F', ' '$2 == "started" && $6 == "false"' | wc -l)
+run "${etcdctl[@]}" member list -w table
+asked=() urls=()
+for ordinal in 0 1 2 3; do
+  asked+=("http://$set-$ordinal.$set-headless:2379")
+  urls+=("$set-$ordinal=http://$set-$ordinal.$set-headless:2379")
+done
+endpoints=--endpoints=$(IFS=, && echo "${asked[*]}")
+run "${etcdctl[@]}" "$endpoints" endpoint status -w table
+voters=$("${etcdctl[@]}" member list -w simple | awk -F', ' '$2 == "started" && $6 == "false"' | wc -l)
 check "four voting members" test "$voters" = 4
 
 say "" "The environment as it now stands in the StatefulSet: one line, as etcd wants it."
-env_of() { in_namespace get statefulset "$set" -o jsonpath="{.spec.template.spec.containers[0].env[?(@.name=='$1')].value}"; }
+env_of() { "${k[@]}" get statefulset "$set" -o jsonpath="{.spec.template.spec.containers[0].env[?(@.name=='$1')].value}"; }
 initial_cluster=$(env_of ETCD_INITIAL_CLUSTER) state=$(env_of ETCD_INITIAL_CLUSTER_STATE)
 say "ETCD_INITIAL_CLUSTER=$initial_cluster" "ETCD_INITIAL_CLUSTER_STATE=$state"
 peers=
@@ -210,12 +236,13 @@ for ordinal in 0 1 2 3; do
 done
 check "exactly the four peers of the page, state existing" test "$initial_cluster $state" = "${peers#,} existing"
 
-say "" "The volumes: made by the Job, each tied to its member's node, reserved for its claim, data kept."
-run kubectl get pv etcd-volume-{0..3} -o custom-columns='VOLUME:.metadata.name,CAPACITY:.spec.capacity.storage,CLASS:.spec.storageClassName,POLICY:.spec.persistentVolumeReclaimPolicy,CLAIM:.spec.claimRef.name,DIRECTORY:.spec.hostPath.path,NODE:.spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].values[0],STATUS:.status.phase'
+say "" "The volumes: made by the Job, reserved for their claims. The newcomer's in full: the page's, tied to its node."
+run kubectl get pv etcd-volume-{0..3}
+run kubectl get pv etcd-volume-3 -o yaml
 check "the newcomer's volume is bound" test "$(kubectl get pv etcd-volume-3 -o jsonpath='{.status.phase}')" = Bound
 
 say "" "The pods, before and after: the three that were there are the same ones."
-pod_table >"$work/after"
+"${pods[@]}" >"$work/after"
 sed 's/^/  before  /' "$work/before"
 sed 's/^/  after   /' "$work/after"
 identity() { awk 'NR > 1 && NR <= 4 { print $1, $2, $3 }' "$1"; }
@@ -223,20 +250,21 @@ check "same UIDs of members 0 to 2" test "$(identity "$work/after")" = "$(identi
 check "no restart of any member" test -z "$(awk 'NR > 1 && $3 != 0' "$work/after")"
 
 say "" "The load, stopped now: every acknowledged key is read back from every member, asked by its own URL."
-members=
-for ordinal in 0 1 2 3; do members+=,$set-$ordinal=http://$set-$ordinal.$set-headless.$namespace.svc:2379; done
-shown "kubectl -n $namespace exec traffic -- /traffic verify --members … --from START --to END --table"
-traffic verify --members "${members#,}" --from "$started" --to "$ended" --table >"$work/load" && lost=no || lost=yes
-sed -e 's/^/  /' -e 's/in the window   /during the scale/' "$work/load"
+verify=("${k[@]}" exec traffic -- /traffic verify --members "$(IFS=, && echo "${urls[*]}")" --from "$started" --to "$ended" --table)
+shown "${verify[*]}"
+"${verify[@]}" >"$work/load" && lost=no || lost=yes
+sed -e 's/in the window   /during the scale/' -e 's/^/  /' "$work/load"
 during=$(awk '/^in the window/ { print $4 }' "$work/load")
 check "more than 1000 writes acknowledged during the scale ($during)" test "$during" -gt 1000
-check "none lost, none wrong on any of the four" test "$lost $(awk 'read && NF == 4 && $3 == 0 && $4 == 0 { n++ } $1 == "member" { read = 1 } END { print n }' "$work/load")" = "no 4"
+whole=$(awk 'members && NF == 4 && $2 == all && $3 == 0 && $4 == 0 { n++ } / in all / { all = $5 } $1 == "member" { members = 1 } END { print n }' "$work/load")
+check "every one of them read back from all four, none lost, none wrong" test "$lost $whole" = "no 4"
 
 say "" "And etcd's own hash over everything, of all members at one revision."
-revision=$(etcdctl endpoint status -w json | sed -E 's/.*"revision":([0-9]+).*/\1/')
-run etcdctl endpoint hashkv --cluster --rev="$revision" -w table
+revision=$("${etcdctl[@]}" endpoint status -w json | sed -E 's/.*"revision":([0-9]+).*/\1/')
+hashkv=("${etcdctl[@]}" "$endpoints" endpoint hashkv --rev="$revision" -w)
+run "${hashkv[@]}" table
 check "equal HashKV of four members at revision $revision" test \
-  "$(etcdctl endpoint hashkv --cluster --rev="$revision" -w simple | awk -F', ' '{ n++; hash[$2] } END { print n, length(hash) }')" = "4 1"
+  "$("${hashkv[@]}" simple | awk -F', ' '{ n++; hash[$2] } END { print n, length(hash) }')" = "4 1"
 
 # --- the end --------------------------------------------------------------------------------------
 

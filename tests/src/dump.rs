@@ -24,7 +24,7 @@ pub async fn dump(release: &Release) {
         ("Events", &["get", "events", "--sort-by=.lastTimestamp"]),
         ("Jobs", &["logs", "-l", &target, "--tail=100", "--prefix"]),
         ("webhook", &["logs", "-l", &webhook, "--tail=60", "--prefix"]),
-        ("joining pods", &["logs", "-l", "app=etcd", "-c", "admit", "--tail=20", "--prefix", "--ignore-errors"]),
+        ("etcd", &["logs", "-l", "app=etcd", "--all-containers", "--tail=8", "--prefix", "--ignore-errors"]),
         ("members", &["exec", &first, "-c", "etcd", "--", "etcdctl", "member", "list", "-w", "table"]),
     ];
     for (what, command) in looks {

@@ -52,6 +52,20 @@ impl Release {
         })
     }
 
+    /// What the last Job of this kind logged, with the time of each line.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn job_log(&self, kind: &str) -> anyhow::Result<Vec<(i64, String)>> {
+        let pod = self.job_pod(kind).await?;
+        let log = self.kubectl(&["logs", &pod.name]).await?;
+        let lines = log.lines().filter_map(|line| {
+            let (at, said) = line.split_once(' ')?;
+            Some((at.parse::<Timestamp>().ok()?.as_millisecond(), said.trim_start().to_owned()))
+        });
+        Ok(lines.collect())
+    }
+
     /// Our Events of the StatefulSet since then, in their order.
     ///
     /// # Errors

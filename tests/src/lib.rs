@@ -3,14 +3,16 @@
 //!
 //! A scenario ([`scenario::run`]) has a namespace, a release, volumes and directories of its own
 //! ([`release::Release`]), and is cleaned up behind. [`load::Load`] is the writer that the main job
-//! is done under, [`members`] what etcd and its pods look like, [`dump`] what is printed when a
-//! scenario fails.
+//! is done under, [`members`] what etcd and its pods look like, [`jobs`] what our Jobs left
+//! behind, [`faults`] what goes wrong on purpose, [`dump`] what is printed when a scenario fails.
 
 pub mod cluster;
 pub mod dump;
+pub mod faults;
 pub mod jobs;
 pub mod load;
 pub mod members;
+pub mod memory;
 pub mod process;
 pub mod release;
 pub mod scenario;

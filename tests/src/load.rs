@@ -1,5 +1,6 @@
 //! The load of a scenario: the pod that puts keys all the time, and what it tells.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -27,6 +28,27 @@ pub struct Seen {
     pub learners: Vec<String>,
     /// All: peer URLs.
     pub all: Vec<String>,
+}
+
+/// How one member joined, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Join {
+    /// Its ordinal.
+    pub ordinal: usize,
+    /// When it was added, since 1970.
+    pub added: i64,
+    /// When it was promoted, since 1970.
+    pub promoted: i64,
+    /// How long it was in the list without having started.
+    pub unstarted: i64,
+}
+
+impl Join {
+    /// From `member add` to promotion.
+    #[must_use]
+    pub fn took(&self) -> i64 {
+        self.promoted - self.added
+    }
 }
 
 impl<'a> Load<'a> {
@@ -120,6 +142,32 @@ impl<'a> Load<'a> {
         }
         let first = seen.iter().rposition(|seen| seen.at < from).unwrap_or(0);
         Ok(seen.split_off(first))
+    }
+
+    /// How these members joined, as a client saw it. Never were two unstarted or two learners.
+    ///
+    /// # Errors
+    /// When that is not so, or a member did not join.
+    pub async fn joins(&self, from: i64, ordinals: Range<usize>) -> anyhow::Result<Vec<Join>> {
+        let lists = self.member_lists(from).await?;
+        for seen in &lists {
+            ensure!(seen.unstarted.len() <= 1, "two unstarted members at once: {seen:?}");
+            ensure!(seen.learners.len() <= 1, "two learners at once: {seen:?}");
+        }
+        let joins = ordinals.map(|ordinal| {
+            let url = self.release.peer_url(ordinal);
+            let from = lists.iter().position(|seen| seen.all.contains(&url));
+            let its = &lists[from.with_context(|| format!("{url} was never in the member list"))?..];
+            let at = |what, then: &dyn Fn(&Seen) -> bool| {
+                let seen = its.iter().find(|seen| then(seen));
+                seen.map(|seen| seen.at).with_context(|| format!("{url} was never {what}"))
+            };
+            let added = at("added", &|_| true)?;
+            let started = at("started", &|seen| !seen.unstarted.contains(&url))?;
+            let promoted = at("promoted", &|seen| seen.at >= started && !seen.learners.contains(&url))?;
+            Ok(Join { ordinal, added, promoted, unstarted: started - added })
+        });
+        joins.collect()
     }
 }
 

@@ -217,6 +217,7 @@ impl Release {
     /// # Errors
     /// When something of it stays.
     pub async fn remove(&self) -> anyhow::Result<()> {
+        self.let_go().await?;
         self.uninstall().await?;
         let namespace = ["delete", "namespace", &self.namespace, "--ignore-not-found", "--timeout=120s"];
         run("kubectl", namespace, "", Duration::from_secs(130)).await?.ok()?;

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# make bench: the numbers of a scale, on the cluster that KUBECONFIG names (tests/src/bin/bench.rs).
+# It was compiled before: the bed has no way out to a registry.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+exec cargo run --locked --offline --quiet -p tests --bin bench

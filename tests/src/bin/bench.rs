@@ -1,0 +1,113 @@
+//! `make bench`: how long a scale takes and where the time goes, how long writes stall, and what
+//! the programs need. Each number stands beside its bound; one over its bound fails the bench.
+
+use std::process::ExitCode;
+
+use anyhow::ensure;
+use serde_json::Value;
+use tests::cluster::is_bed;
+use tests::load::Load;
+use tests::memory;
+use tests::process::kubectl_json;
+use tests::release::{Helm, Release};
+use tests::scenario;
+
+/// From `member add` until the member has started (issue 3, "It must show").
+const UNSTARTED: f64 = 3.0;
+/// From `member add` to promotion, on empty data.
+const JOIN: f64 = 10.0;
+/// Of the Job, in MiB.
+const JOB: f64 = 32.0;
+/// Of the idle webhook, in MiB.
+const WEBHOOK: f64 = 16.0;
+/// Of the image, in MB.
+const IMAGE: f64 = 20.0;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match scenario::run("bench", Helm::V4, async |release| bench(release).await).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The numbers, as they come.
+#[derive(Default)]
+struct Numbers {
+    over: Vec<String>,
+}
+
+impl Numbers {
+    fn told(&mut self, what: &str, number: f64, unit: &str, bound: Option<f64>) {
+        let bounded = bound.map_or_else(String::new, |bound| format!("   (at most {bound} {unit})"));
+        println!("{what:<44} {number:>7.2} {unit}{bounded}");
+        if bound.is_some_and(|bound| number > bound) {
+            self.over.push(what.to_owned());
+        }
+    }
+}
+
+async fn bench(release: &Release) -> anyhow::Result<()> {
+    let mut numbers = Numbers::default();
+    let installed = release.install(3, &[]).await?;
+    numbers.told("install: three members, validated", installed.seconds(), "s", None);
+    let load = Load::start(release).await?;
+    let namespace = format!("--namespace={}", release.namespace);
+    let mut peak = None;
+    for (from, to) in [(3, 4), (4, 5)] {
+        let (upgraded, seen) = memory::peak_during(&["/hook", "scale", &namespace], release.upgrade(to, &[])).await;
+        let upgraded = upgraded?;
+        peak = peak.max(seen);
+        println!("\nhelm upgrade {from} → {to}, seconds since its start");
+        for kind in ["preflight", "post"] {
+            for (at, said) in release.job_log(kind).await? {
+                println!("{:>8.2}  {kind:<9}  {said}", seconds(at - upgraded.from));
+            }
+        }
+        println!("{:>8.2}  helm is back\n", upgraded.seconds());
+        release.is_settled(to).await?;
+        let counts = load.lost_nothing(to, &upgraded).await?;
+        for join in load.joins(upgraded.from, from..to).await? {
+            numbers.told("  unstarted", seconds(join.unstarted), "s", Some(UNSTARTED));
+            numbers.told("  from member add to promotion", seconds(join.took()), "s", Some(JOIN));
+        }
+        let stall = counts["window"]["longest_stall_ms"].as_i64().unwrap_or_default();
+        numbers.told("  longest stall of writes", seconds(stall), "s", None);
+    }
+    println!();
+    match (peak, memory::now(&["/webhook", &namespace])) {
+        (Some(job), Some(webhook)) => {
+            numbers.told("resident memory of the Job, peak", mib(job), "MiB", Some(JOB));
+            numbers.told("resident memory of the webhook, idle", mib(webhook), "MiB", Some(WEBHOOK));
+        }
+        seen => {
+            ensure!(!is_bed(), "no process was seen: {seen:?}");
+            println!("resident memory: only measured in the test bed");
+        }
+    }
+    numbers.told("image", image_size(&release.images.scaler).await?, "MB", Some(IMAGE));
+    ensure!(numbers.over.is_empty(), "over the bound: {}", numbers.over.join(", "));
+    Ok(())
+}
+
+fn seconds(milliseconds: i64) -> f64 {
+    milliseconds as f64 / 1000.0
+}
+
+fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
+/// As the nodes tell it, in MB; the largest of all nodes.
+async fn image_size(image: &str) -> anyhow::Result<f64> {
+    let nodes = kubectl_json(["get", "nodes"]).await?;
+    let images = nodes["items"].as_array().into_iter().flatten().filter_map(|node| node["status"]["images"].as_array());
+    let sizes =
+        images.flatten().filter(|known| known["names"].as_array().is_some_and(|names| names.contains(&image.into())));
+    let largest = sizes.filter_map(|known: &Value| known["sizeBytes"].as_u64()).max();
+    ensure!(largest.is_some(), "no node knows image {image}");
+    Ok(largest.unwrap_or_default() as f64 / 1e6)
+}

@@ -1,0 +1,51 @@
+//! What is never begun: each unsafe request is refused with what, why, the numbers and the way out,
+//! and nothing changes.
+
+use anyhow::ensure;
+use serde_json::json;
+use tests::release::{Helm, Release};
+use tests::scenario;
+
+type Result = anyhow::Result<()>;
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test"]
+async fn unsafe_requests_are_refused_with_the_way_out() -> Result {
+    scenario::run("refusals", Helm::V4, async |release| {
+        release.install(3, &[]).await?;
+        let set = release.statefulset();
+        let before = release.json(&["get", "statefulset", &set]).await?;
+        for (replicas, says) in [(0, "0 members are no cluster"), (2, "3 members are verified"), (8, "the most is 7")] {
+            let patch = json!({ "spec": { "replicas": replicas } }).to_string();
+            let refused = refused(release, &["patch", "statefulset", &set, "--type=merge", "-p", &patch]).await?;
+            ensure!(refused.contains(says), "{refused}");
+        }
+        let scaled = refused(release, &["scale", "statefulset", &set, "--replicas=4"]).await?;
+        ensure!(scaled.contains("statefulsets/scale"), "{scaled}");
+        let both = json!({ "spec": { "replicas": 4, "template": { "spec": { "containers": [
+            { "name": "etcd", "image": "localhost/etcd:other" }
+        ] } } } });
+        let both = refused(release, &["patch", "statefulset", &set, "-p", &both.to_string()]).await?;
+        ensure!(both.contains("pod template as well"), "{both}");
+        // Helm's own: told by the Job before anything is changed.
+        let fewer = release.try_upgrade(2, &[]).await?.refused()?;
+        ensure!(fewer.contains("3 members are verified"), "{fewer}");
+        // Nobody but the Job writes the record.
+        let forged =
+            refused(release, &["annotate", "statefulset", &set, "etcd-scaler.io/record={}", "--overwrite"]).await?;
+        println!("{forged}");
+        let after = release.json(&["get", "statefulset", &set]).await?;
+        ensure!(after["spec"] == before["spec"], "a refused request changed {}", after["spec"]);
+        ensure!(after["metadata"]["annotations"] == before["metadata"]["annotations"], "annotations changed");
+        release.is_settled(3).await
+    })
+    .await
+}
+
+/// What kubectl printed of a refusal.
+async fn refused(release: &Release, arguments: &[&str]) -> anyhow::Result<String> {
+    match release.kubectl(arguments).await {
+        Ok(printed) => anyhow::bail!("kubectl {arguments:?} was admitted: {printed}"),
+        Err(error) => Ok(format!("{error:#}")),
+    }
+}
