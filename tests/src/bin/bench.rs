@@ -12,7 +12,7 @@ use tests::process::kubectl_json;
 use tests::release::{Helm, Release};
 use tests::scenario;
 
-/// From `member add` until the member has started (issue 3, "It must show").
+/// From `member add` until the member has started.
 const UNSTARTED: f64 = 3.0;
 /// From `member add` to promotion, on empty data.
 const JOIN: f64 = 10.0;

@@ -1,4 +1,4 @@
-//! What holds for every StatefulSet, whatever its chart made of it (acceptance 8 of the issue).
+//! What holds for every StatefulSet, whatever its chart made of it.
 
 use proptest::prelude::*;
 
