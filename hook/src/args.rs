@@ -25,7 +25,7 @@ struct Log {
     #[arg(long, global = true, env = "ETCD_SCALER_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
     /// What is logged, in the syntax of tracing's filters.
-    #[arg(long, global = true, env = "ETCD_SCALER_LOG_FILTER", default_value = "info,kube=warn")]
+    #[arg(long, global = true, env = "ETCD_SCALER_LOG_FILTER", default_value = "info")]
     log_filter: String,
 }
 

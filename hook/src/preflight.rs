@@ -78,6 +78,11 @@ async fn dry_run(objects: &Objects, target: &Target, rendered: &StatefulSet) -> 
         PatchParams { dry_run: true, force: true, field_manager: Some("helm".into()), ..PatchParams::default() };
     match objects.statefulsets.patch(&target.statefulset, &params, &Patch::Apply(rendered)).await {
         Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.message.contains("failed calling webhook") => bail!(
+            "etcd-scaler's webhook does not answer, and without it no change of members is safe: {}. See why (kubectl -n {} get pods -l app.kubernetes.io/component=webhook), then upgrade again",
+            status.message,
+            target.namespace
+        ),
         Err(kube::Error::Api(status)) => bail!("{}", status.message),
         Err(error) => Err(error).context("failed to try the change out (server-side dry run)"),
     }

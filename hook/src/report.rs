@@ -20,7 +20,9 @@ const TERMINATION_LOG: &str = "/dev/termination-log";
 /// # Errors
 /// When the filter is not one.
 pub fn log_to_stdout(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log-filter {filter:?} is not a filter"))?;
+    // What the API server refuses is this program's to tell, once; a later directive wins.
+    let filter = EnvFilter::try_new(format!("kube_client=off,{filter}"))
+        .with_context(|| format!("--log-filter {filter:?} is not a filter"))?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     match format {
         LogFormat::Text => lines.with_ansi(std::io::stdout().is_terminal()).init(),
