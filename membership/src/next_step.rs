@@ -272,11 +272,12 @@ fn join_in_progress(
 
 /// Why a join is taken back, with what the pod itself says.
 fn late_join(seen: &Observed, limits: &Limits, ordinal: Ordinal, serving: Option<&Answer>) -> String {
-    let trouble = seen.pods.get(&ordinal).and_then(|pod| pod.trouble.as_ref());
-    let state = match (serving, trouble) {
-        (Some(_), _) => "it serves but did not catch up".to_owned(),
-        (None, Some(trouble)) => format!("it does not serve ({})", trouble.what),
-        (None, None) => "it does not serve".to_owned(),
+    let pod = seen.pods.get(&ordinal);
+    let node = pod.and_then(|pod| pod.node.as_ref()).map_or_else(String::new, |node| format!(" on {node}"));
+    let state = match (serving, pod.and_then(|pod| pod.trouble.as_ref())) {
+        (Some(_), _) => format!("it serves{node} but did not catch up"),
+        (None, Some(trouble)) => format!("it does not serve{node} ({})", trouble.what),
+        (None, None) => format!("it does not serve{node}"),
     };
     format!("{state} within {} s", limits.join.as_secs())
 }
