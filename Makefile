@@ -43,6 +43,7 @@ demo: images bed ## three members under load become four (HELM=3, WAIT=1)
 	HELM=$(HELM) $(IN) tests/demo.sh
 
 bench: images bed ## seconds per step, longest write stall, memory, image size
+	cargo build --locked -p tests --bin bench
 	$(IN) tests/bench.sh
 
 bed: ## build what is missing, start the cluster, load the images

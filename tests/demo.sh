@@ -72,6 +72,22 @@ options=(--hide-notes)
 
 # --- the run before -------------------------------------------------------------------------------
 
+# In the bed everything is the page's. A cluster of yours may run the real Puls8, so there the demo
+# keeps its data elsewhere, and touches nothing that it has not made.
+mark=etcd-scaler.io/demo
+data=/var/local/puls8
+if [[ ${BED:-none} == none ]]; then
+  data=/var/local/etcd-scaler-demo
+  chart_values+=(--set "pv.hostPath=$data/etcd/pod-")
+  labels=$(kubectl get namespace "$namespace" --ignore-not-found -o jsonpath='{.metadata.labels}')
+  foreign=$(kubectl get pv -o jsonpath='{range .items[*]}{.metadata.name} {.spec.hostPath.path}{"\n"}{end}' |
+    grep '^etcd-volume-[0-6] ' | grep -v " $data/" || true)
+  if [[ -n $labels && $labels != *$mark* || -n $foreign ]]; then
+    echo "demo: this cluster has a namespace $namespace or volumes etcd-volume-N that the demo has not made; use another cluster" >&2
+    exit 1
+  fi
+fi
+
 # Volumes are kept on purpose when a release goes, their data too: on it, a new installation would
 # be the old cluster. So a pod per node removes the directories.
 clean() {
@@ -95,9 +111,9 @@ spec:
     - name: clean
       image: $BUSYBOX
       imagePullPolicy: IfNotPresent
-      command: [rm, -rf, /on-the-node/puls8]
+      command: [rm, -rf, "/on-the-node/${data##*/}"]
       volumeMounts: [{name: on-the-node, mountPath: /on-the-node}]
-  volumes: [{name: on-the-node, hostPath: {path: /var/local, type: DirectoryOrCreate}}]
+  volumes: [{name: on-the-node, hostPath: {path: "${data%/*}", type: DirectoryOrCreate}}]
 YAML
   done | kubectl create -f - >/dev/null
   kubectl -n default wait pods -l app=etcd-scaler-demo-clean --for=jsonpath='{.status.phase}'=Succeeded --timeout=60s >/dev/null
@@ -118,7 +134,7 @@ shown "kubectl create namespace $namespace   # enforces Pod Security 'baseline'"
 kubectl create -f - >/dev/null <<YAML
 apiVersion: v1
 kind: Namespace
-metadata: {name: $namespace, labels: {pod-security.kubernetes.io/enforce: baseline}}
+metadata: {name: $namespace, labels: {pod-security.kubernetes.io/enforce: baseline, $mark: ""}}
 YAML
 started=$(milliseconds)
 shown "$helm install $release chart -n $namespace ${chart_values[*]} ${options[*]}"
@@ -269,7 +285,7 @@ check "equal HashKV of four members at revision $revision" test \
 # --- the end --------------------------------------------------------------------------------------
 
 part "5. Look around"
-enter='' down="helm uninstall $release -n $namespace && kubectl delete namespace $namespace && kubectl delete pv -l app.kubernetes.io/managed-by=Helm"
+enter='' down="$helm uninstall $release -n $namespace && kubectl delete namespace $namespace && kubectl delete pv etcd-volume-{0..3}"
 if [[ ${BED:-none} != none ]]; then enter='tests/bed/enter ' down='make bed-down'; fi
 say "${enter}kubectl -n $namespace get pods -o wide" \
   "${enter}kubectl -n $namespace describe statefulset $set        # what the Job did, as Events" \

@@ -155,9 +155,9 @@ impl Work<'_> {
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
-                _ = terminate.recv() => {
-                    over.get_or_insert_with(|| anyhow!("the Job was told to stop (SIGTERM); start it again with: kubectl create job --from=cronjob/…, or upgrade again"));
-                }
+                // Nothing is undone: the launcher's next run goes on from here, and taking a member
+                // back that has started would leave data behind that no later run may use.
+                _ = terminate.recv() => bail!("the Job was told to stop (SIGTERM); the next run goes on from here"),
             }
         }
     }

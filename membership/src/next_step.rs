@@ -233,10 +233,12 @@ fn join_in_progress(
             continue;
         }
         if !settled {
+            // A run that is over takes back what never served. A learner that serves costs no
+            // quorum, and the next run promotes it within seconds.
             let late = seen.joining_for.is_some_and(|since| since > limits.join);
             let why = if ordinal >= seen.desired {
                 Some(format!("{} replicas are wanted now", seen.desired))
-            } else if late || limits.left.is_zero() {
+            } else if late || (limits.left.is_zero() && state == Some(State::Joining)) {
                 Some(late_join(seen, limits, ordinal, serving))
             } else {
                 None

@@ -85,8 +85,7 @@ pub async fn audit_log() -> Option<PathBuf> {
     Some(PathBuf::from(printed.trim()))
 }
 
-/// Removes a directory on every node, by a pod on each: volumes are kept when a release goes, and
-/// on their data a new installation would be the old cluster.
+/// Removes a directory on every node, by a pod on each.
 ///
 /// # Errors
 /// When a pod does not succeed.

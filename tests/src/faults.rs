@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde_json::json;
 
-use crate::cluster::{in_node, names};
+use crate::cluster::{in_node, names, nodes};
 use crate::process::{run, until};
 use crate::release::Release;
 
@@ -65,40 +65,36 @@ impl Release {
     }
 }
 
-/// An image taken off nodes of the bed.
-pub struct RemovedImage {
-    image: String,
-    nodes: Vec<String>,
+/// A name of its own for an image, on every node of the bed: it can be taken off a node without
+/// harm to others.
+///
+/// # Errors
+/// When a node cannot be entered.
+pub async fn own_name(image: &str, tag: &str) -> anyhow::Result<String> {
+    let (repository, _) = image.rsplit_once(':').with_context(|| format!("image {image} has no tag"))?;
+    let own = format!("{repository}:{tag}");
+    put_back(image, &own, &nodes().await?).await?;
+    Ok(own)
 }
 
-/// Where a node keeps the image meanwhile: its own /run.
-const KEPT: &str = "/run/etcd-scaler-test-image.tar";
-
-impl RemovedImage {
-    /// Takes an image off these nodes.
-    ///
-    /// # Errors
-    /// When a node cannot be entered.
-    pub async fn from(image: &str, nodes: Vec<String>) -> anyhow::Result<Self> {
-        let removed = Self { image: image.to_owned(), nodes };
-        for node in &removed.nodes {
-            in_node(node, &["ctr", "-n", "k8s.io", "images", "export", KEPT, image]).await?;
-            in_node(node, &["ctr", "-n", "k8s.io", "images", "remove", "--sync", image]).await?;
-        }
-        Ok(removed)
+/// Takes an image's name off these nodes.
+///
+/// # Errors
+/// When a node cannot be entered.
+pub async fn take_off(image: &str, nodes: &[String]) -> anyhow::Result<()> {
+    for node in nodes {
+        in_node(node, &["ctr", "-n", "k8s.io", "images", "remove", "--sync", image]).await?;
     }
+    Ok(())
+}
 
-    /// Puts it back.
-    ///
-    /// # Errors
-    /// When a node cannot be entered.
-    pub async fn put_back(&self) -> anyhow::Result<()> {
-        for node in &self.nodes {
-            in_node(node, &["ctr", "-n", "k8s.io", "images", "import", KEPT]).await?;
-            let there = in_node(node, &["ctr", "-n", "k8s.io", "images", "list", "-q"]).await?;
-            ensure!(there.lines().any(|line| line == self.image), "{node} has {there}");
-            in_node(node, &["rm", KEPT]).await?;
-        }
-        Ok(())
+/// Gives it to these nodes again, from the image that it is another name of.
+///
+/// # Errors
+/// When a node cannot be entered.
+pub async fn put_back(of: &str, image: &str, nodes: &[String]) -> anyhow::Result<()> {
+    for node in nodes {
+        in_node(node, &["ctr", "-n", "k8s.io", "images", "tag", "--force", of, image]).await?;
     }
+    Ok(())
 }

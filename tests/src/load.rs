@@ -52,11 +52,20 @@ impl Join {
 }
 
 impl<'a> Load<'a> {
-    /// Starts the load; returns when keys are being acknowledged.
+    /// Starts three clients that put about 300 keys a second in all; returns when keys are being
+    /// acknowledged.
     ///
     /// # Errors
     /// When none is within half a minute.
     pub async fn start(release: &'a Release) -> anyhow::Result<Self> {
+        Self::start_with_pause(release, "10ms").await
+    }
+
+    /// The same with another pause of each client between two puts.
+    ///
+    /// # Errors
+    /// When no key is acknowledged within half a minute.
+    pub async fn start_with_pause(release: &'a Release, pause: &str) -> anyhow::Result<Self> {
         let endpoint = format!("http://{}:2379", release.statefulset());
         let pod = json!({
             "apiVersion": "v1",
@@ -74,7 +83,7 @@ impl<'a> Load<'a> {
                     "name": "traffic",
                     "image": release.images.traffic,
                     "imagePullPolicy": "IfNotPresent",
-                    "args": ["write", "--endpoint", endpoint, "--clients", "3", "--state", "/state"],
+                    "args": ["write", "--endpoint", endpoint, "--clients", "3", "--pause", pause, "--state", "/state"],
                     "securityContext": {
                         "allowPrivilegeEscalation": false,
                         "readOnlyRootFilesystem": true,
@@ -109,8 +118,8 @@ impl<'a> Load<'a> {
         Ok(serde_json::from_str(&self.traffic(&["stats"]).await?)?)
     }
 
-    /// That a thousand keys or more were acknowledged while a command ran, and that everything
-    /// acknowledged until now is read back from each of these members. The load goes on.
+    /// That everything acknowledged until now is read back from each of these members; what was
+    /// acknowledged while a command ran is in `window`. The load goes on.
     ///
     /// # Errors
     /// What is not so.
@@ -125,8 +134,6 @@ impl<'a> Load<'a> {
         for (member, read) in read {
             ensure!(read["read"] == counts["acknowledged"], "{member}: {counts}");
         }
-        let during = counts["window"]["acknowledged"].as_u64();
-        ensure!(during >= Some(1000), "{during:?} writes were acknowledged during the scale");
         Ok(counts)
     }
 

@@ -43,6 +43,9 @@ pub struct Release {
     /// The images it is made of.
     pub images: Images,
     helm: Helm,
+    /// Tells this run's directories from those of a run that was killed: on kept data a new
+    /// installation would be the old cluster.
+    run: i64,
 }
 
 /// How a Helm command ended, and when it ran (milliseconds since 1970).
@@ -79,7 +82,12 @@ impl Release {
     #[must_use]
     pub fn of(scenario: &str, helm: Helm) -> Self {
         let (namespace, name) = (format!("test-{scenario}"), format!("{scenario}-r"));
-        Self { namespace, name, images: Images::from_environment(), helm }
+        Self { namespace, name, images: Images::from_environment(), helm, run: now() }
+    }
+
+    /// Prints a line that says whose it is: scenarios run side by side.
+    pub fn say(&self, line: &str) {
+        println!("[{}] {line}", self.namespace);
     }
 
     /// The StatefulSet.
@@ -122,7 +130,7 @@ impl Release {
     /// Its directory on the node.
     #[must_use]
     pub fn directory(&self, ordinal: usize) -> String {
-        format!("{HOST_PATH}/{}/pod-{ordinal}", self.name)
+        format!("{HOST_PATH}/{}/{}/pod-{ordinal}", self.name, self.run)
     }
 
     /// `kubectl -n NAMESPACE …`.
@@ -193,9 +201,9 @@ impl Release {
              etcd.volumePermissions.enabled=true,\
              etcd.volumePermissions.image.repository={busybox},etcd.volumePermissions.image.tag={busybox_tag},\
              etcd.persistence.storageClass=manual,etcd.podAntiAffinityPreset={affinity},\
-             pv.namePrefix={}-volume,pv.hostPath={HOST_PATH}/{}/pod-,\
+             pv.namePrefix={}-volume,pv.hostPath={HOST_PATH}/{}/{}/pod-,\
              etcd.replicaCount={members}",
-            self.name, self.name
+            self.name, self.name, self.run
         );
         let command = [verb, &self.name, &chart, "-n", &self.namespace, "--hide-notes", "--set", &values];
         let from = now();
@@ -212,18 +220,28 @@ impl Release {
         run(&self.helm.program(), uninstall, "", HELM).await?.ok().map(drop)
     }
 
-    /// Removes the release, its namespace, its volumes and their directories.
+    /// Removes the release, its namespace and its volumes, if there are any.
     ///
     /// # Errors
     /// When something of it stays.
     pub async fn remove(&self) -> anyhow::Result<()> {
-        self.let_go().await?;
-        self.uninstall().await?;
-        let namespace = ["delete", "namespace", &self.namespace, "--ignore-not-found", "--timeout=120s"];
-        run("kubectl", namespace, "", Duration::from_secs(130)).await?.ok()?;
+        let there = ["get", "namespace", &self.namespace, "--ignore-not-found", "-o", "name"];
+        if !kubectl(there).await?.is_empty() {
+            self.let_go().await?;
+            self.uninstall().await?;
+            let namespace = ["delete", "namespace", &self.namespace, "--timeout=120s"];
+            run("kubectl", namespace, "", Duration::from_secs(130)).await?.ok()?;
+        }
         let volumes: Vec<String> = (0..7).map(|ordinal| self.volume(ordinal)).collect();
         let volumes: Vec<&str> = volumes.iter().map(String::as_str).collect();
-        kubectl([&["delete", "pv", "--ignore-not-found", "--timeout=25s"], &*volumes].concat()).await?;
+        kubectl([&["delete", "pv", "--ignore-not-found", "--timeout=25s"], &*volumes].concat()).await.map(drop)
+    }
+
+    /// Removes its volumes' directories on the nodes, those of earlier runs too.
+    ///
+    /// # Errors
+    /// When a node could not be cleaned.
+    pub async fn remove_directories(&self) -> anyhow::Result<()> {
         remove_on_nodes(HOST_PATH, &self.name, &self.images.busybox).await
     }
 

@@ -19,7 +19,17 @@ pub async fn run(
     helm: Helm,
     scenario: impl AsyncFnOnce(&Release) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let release = Release::of(name, helm);
+    run_on(Release::of(name, helm), scenario).await
+}
+
+/// Runs a scenario on a release that is not quite as the others.
+///
+/// # Errors
+/// What the scenario did not find as promised.
+pub async fn run_on(
+    release: Release,
+    scenario: impl AsyncFnOnce(&Release) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     release.remove().await?;
     release.make_namespace().await?;
     // A panic (an assert) is a failure like any other: it must not keep from cleaning up.
@@ -31,6 +41,9 @@ pub async fn run(
             return outcome;
         }
     }
-    let removed = release.remove().await;
-    outcome.and(removed)
+    let removed = async {
+        release.remove().await?;
+        release.remove_directories().await
+    };
+    outcome.and(removed.await)
 }

@@ -150,6 +150,22 @@ fn a_join_that_is_late_is_taken_back_with_the_pods_own_words() {
 }
 
 #[test]
+fn at_the_deadline_only_a_newcomer_that_never_served_is_taken_back() {
+    let over = Limits { left: Duration::ZERO, ..LIMITS };
+    let mut world = World::settled(3);
+    world.desired = 4;
+    world.broken = vec![3];
+    world.run();
+    assert!(matches!(next_step(&world.observe(), &over), Step::TakeBack(3, ..)));
+    world.broken.clear();
+    while world.record.as_ref().unwrap().state(3) != Some(State::Member) {
+        world.settle();
+        world.apply(&world.next());
+    }
+    assert!(matches!(next_step(&world.observe(), &over), Step::Swap(3, _)), "left for the next run");
+}
+
+#[test]
 fn going_back_takes_the_newcomer_out_again() {
     for broken in [vec![3], vec![]] {
         let mut world = World::settled(3);

@@ -33,7 +33,7 @@ async fn unsafe_requests_are_refused_with_the_way_out() -> Result {
         // Nobody but the Job writes the record.
         let forged =
             refused(release, &["annotate", "statefulset", &set, "etcd-scaler.io/record={}", "--overwrite"]).await?;
-        println!("{forged}");
+        release.say(&forged);
         let after = release.json(&["get", "statefulset", &set]).await?;
         ensure!(after["spec"] == before["spec"], "a refused request changed {}", after["spec"]);
         ensure!(after["metadata"]["annotations"] == before["metadata"]["annotations"], "annotations changed");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use tests::cluster::{is_bed, nodes};
-use tests::faults::RemovedImage;
+use tests::faults::{own_name, put_back, take_off};
 use tests::members::Member;
 use tests::process::until;
 use tests::release::{Helm, Ran, Release};
@@ -16,14 +16,19 @@ type Result = anyhow::Result<()>;
 #[tokio::test]
 #[ignore = "needs a cluster: make test"]
 async fn a_scale_that_cannot_be_done_fails_with_one_line_and_leaves_the_members() -> Result {
-    scenario::run("failures", Helm::V4, async |release| {
+    let mut release = Release::of("failures", Helm::V4);
+    let image = release.images.etcd.clone();
+    if is_bed() {
+        release.images.etcd = own_name(&image, "failures").await?;
+    }
+    scenario::run_on(release, async |release| {
         release.install(3, &[]).await?;
         let members = release.members().await?;
         too_little_time(release, &members).await?;
         if is_bed() {
-            image_absent_on_the_newcomers_node(release, &members).await?;
+            image_absent_on_the_newcomers_node(release, &members, &image).await?;
         } else {
-            println!("not the test bed: the image is not taken off a node");
+            release.say("not the test bed: the image is not taken off a node");
         }
         members_down(release, &[2], &members).await?;
         members_down(release, &[0, 1, 2], &members).await?;
@@ -53,32 +58,20 @@ async fn too_little_time(release: &Release, members: &[Member]) -> Result {
 }
 
 /// The newcomer's image is proven before etcd hears of it.
-async fn image_absent_on_the_newcomers_node(release: &Release, members: &[Member]) -> Result {
+async fn image_absent_on_the_newcomers_node(release: &Release, members: &[Member], image: &str) -> Result {
     let taken: Vec<String> = release.pods().await?.into_values().map(|pod| pod.node).collect();
     let mut spare = nodes().await?;
     // On a small bed two members share a node; those that run do not need the image.
     if spare.len() > taken.len() {
         spare.retain(|node| !taken.contains(node));
     }
-    let image = RemovedImage::from(&release.images.etcd, spare).await?;
-    let failed = async {
-        let upgrade = release.try_upgrade(4, &[]).await?;
-        fails_with_one_line(
-            release,
-            &upgrade,
-            "post",
-            90.0,
-            &[&release.pod(3), "etcd-version", "Image", "not added to etcd"],
-        )
-        .await?;
-        ensure!(release.members().await? == members, "the member list changed");
-        goes_back(release, members).await?;
-        release.try_upgrade(4, &[]).await?.refused()
-    };
-    let failed = failed.await;
-    image.put_back().await?;
-    failed?;
+    take_off(&release.images.etcd, &spare).await?;
+    let upgrade = release.try_upgrade(4, &[]).await?;
+    let says = [&release.pod(3), "etcd-version", "Image", "not added to etcd"];
+    fails_with_one_line(release, &upgrade, "post", 90.0, &says).await?;
+    ensure!(release.members().await? == members, "the member list changed");
     // Repaired, and upgraded again as it is told: the newcomer is tried again by itself.
+    put_back(image, &release.images.etcd, &spare).await?;
     release.upgrade(4, &[]).await?;
     release.is_settled(4).await
 }
@@ -114,7 +107,7 @@ async fn goes_back(release: &Release, members: &[Member]) -> Result {
 async fn fails_with_one_line(release: &Release, ran: &Ran, job: &str, within: f64, says: &[&str]) -> Result {
     let printed = ran.refused()?;
     let pod = release.job_pod(job).await?;
-    println!("after {:.1} s: {}", ran.seconds(), pod.message);
+    release.say(&format!("after {:.1} s: {}", ran.seconds(), pod.message));
     ensure!(ran.seconds() <= within, "Helm came back after {:.1} s", ran.seconds());
     ensure!(pod.exit_code == 1, "{pod:?}");
     ensure!(pod.message.lines().count() == 1, "not one line: {:?}", pod.message);
@@ -139,7 +132,7 @@ async fn joining_pod_says_what_it_waits_for(release: &Release, ordinal: usize) -
     ensure!(pod.restarts == 0, "{name} restarted {} times", pod.restarts);
     let get = release.kubectl(&["get", "pod", &name]).await?;
     let describe = release.kubectl(&["describe", "pod", &name]).await?;
-    println!("{get}{logs}");
+    release.say(&format!("it waits:\n{get}{logs}"));
     ensure!(get.contains("Init:"), "kubectl get says\n{get}");
     ensure!(
         describe.contains("admit:") && describe.contains("etcd-scaler.io/joiner"),
