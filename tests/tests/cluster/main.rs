@@ -2,5 +2,6 @@
 //! One program, so that two scenarios run at a time: most of each is waiting.
 
 mod failures;
+mod kills;
 mod main_job;
 mod refusals;
