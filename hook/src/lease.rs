@@ -13,6 +13,8 @@ use serde_json::json;
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::objects::patiently;
+
 /// How long a silent holder keeps it.
 const DURATION: Duration = Duration::from_secs(15);
 /// How often it is renewed: three tries before it runs out.
@@ -38,7 +40,7 @@ impl Lease {
     pub async fn acquire(api: Api<Object>, name: &str, holder: &str, deadline: Instant) -> anyhow::Result<Self> {
         let mut waiting_for = None;
         loop {
-            let other = match Self::attempt(&api, name, holder).await? {
+            let other = match patiently(deadline, || Self::attempt(&api, name, holder)).await? {
                 Ok(lease) => return Ok(lease),
                 Err(other) => other,
             };
@@ -156,12 +158,21 @@ impl Lease {
         self.patch(&patch).await.with_context(|| format!("failed to copy the record to Lease {}", self.name))
     }
 
-    /// Lets the next run have it at once.
+    /// Lets the next run have it at once, unless somebody else has it already.
     pub async fn release(self) {
-        let patch = json!({ "spec": { "holderIdentity": "", "renewTime": null } });
-        if let Err(error) = self.patch(&patch).await {
+        if let Err(error) = self.let_go().await {
             tracing::warn!(%error, "failed to release Lease {}; it runs out by itself", self.name);
         }
+    }
+
+    async fn let_go(&self) -> kube::Result<()> {
+        let mut object = self.api.get(&self.name).await?;
+        match &mut object.spec {
+            Some(spec) if spec.holder_identity.as_ref() == Some(&self.holder) => spec.holder_identity = None,
+            _ => return Ok(()),
+        }
+        // The resourceVersion that was read keeps this from a Lease that was taken meanwhile.
+        self.api.replace(&self.name, &PostParams::default(), &object).await.map(drop)
     }
 
     async fn patch(&self, patch: &serde_json::Value) -> kube::Result<()> {

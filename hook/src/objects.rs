@@ -9,9 +9,13 @@ use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, Persis
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Api, Client, Config, Resource};
 use membership::names::Target;
+use tokio::time::Instant;
 
 /// Every request is bounded: the client has no limit of its own for an answer.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long after an error that may pass a request is made again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The interfaces to the API server, one per kind.
 pub struct Objects {
@@ -77,4 +81,34 @@ pub fn reference(statefulset: &StatefulSet) -> ObjectReference {
 pub fn replicas(statefulset: &StatefulSet) -> u32 {
     let replicas = statefulset.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     u32::try_from(replicas).unwrap_or(0)
+}
+
+/// Whether an error of the API server may pass by itself: no answer, too busy, a conflict, a
+/// webhook that is restarting.
+#[must_use]
+pub fn is_passing(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) => status.code == 409 || status.code == 429 || status.code >= 500,
+        Some(kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::ReadEvents(_)) => true,
+        _ => false,
+    }
+}
+
+/// Tries a request again while its error may pass by itself, until `end`.
+///
+/// # Errors
+/// The last error.
+pub async fn patiently<T, F: Future<Output = anyhow::Result<T>>>(
+    end: Instant,
+    request: impl Fn() -> F,
+) -> anyhow::Result<T> {
+    loop {
+        match request().await {
+            Err(error) if is_passing(&error) && Instant::now() + AGAIN < end => {
+                tracing::info!("waiting for the API server: {error:#}");
+                tokio::time::sleep(AGAIN).await;
+            }
+            done => return done,
+        }
+    }
 }

@@ -17,7 +17,7 @@ use tracing::info;
 use crate::apply::{Applied, Apply, is_undo};
 use crate::args::Trigger;
 use crate::lease::Lease;
-use crate::objects::{Objects, reference};
+use crate::objects::{Objects, is_passing, patiently, reference};
 use crate::observe::{Observer, adopt};
 use crate::report::{self, Reports};
 
@@ -64,11 +64,12 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
         deadline.as_secs()
     );
     let objects = Objects::connect(&target.namespace).await?;
-    let statefulset = objects.statefulset(&target).await?;
+    let end = started + deadline;
+    let statefulset = patiently(end, || objects.statefulset(&target)).await?;
     adopt(&statefulset, &mut target)?;
     let reports = Reports::about(objects.client.clone(), reference(&statefulset), &pod_name);
-    let mut lease = Lease::acquire(objects.leases.clone(), &lease, &pod_name, started + deadline).await?;
-    let work = Work { objects: &objects, reports: &reports, plan: &plan, join_deadline, end: started + deadline };
+    let mut lease = Lease::acquire(objects.leases.clone(), &lease, &pod_name, end).await?;
+    let work = Work { objects: &objects, reports: &reports, plan: &plan, join_deadline, end };
     let outcome = match work.until_done(&mut target, &mut lease).await {
         Ok(desired) => validate(&target, desired, &reports).await,
         Err(error) => Err(error),
@@ -198,16 +199,6 @@ fn deadline_error(waits: &Waits, step: &Step) -> anyhow::Error {
         (_, None) => {
             anyhow!("the deadline passed; raise hook.deadlineSeconds (and helm --timeout above it), then upgrade again")
         }
-    }
-}
-
-/// Whether an error of the API server may pass by itself: no answer, too busy, a conflict, a
-/// webhook that is restarting.
-fn is_passing(error: &anyhow::Error) -> bool {
-    match error.downcast_ref::<kube::Error>() {
-        Some(kube::Error::Api(status)) => status.code == 409 || status.code == 429 || status.code >= 500,
-        Some(kube::Error::HyperError(_) | kube::Error::Service(_) | kube::Error::ReadEvents(_)) => true,
-        _ => false,
     }
 }
 
