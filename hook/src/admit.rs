@@ -41,7 +41,7 @@ pub async fn run(data_dir: &Path, permission_file: &Path) -> anyhow::Result<()> 
         }
         if said.is_none_or(|since: tokio::time::Instant| since.elapsed() >= REPEAT) {
             info!(
-                "waiting for the etcd-scaler Job to add this member to etcd (annotation etcd-scaler.io/permission of this pod); follow it with: kubectl logs -l etcd-scaler.io/target"
+                "waiting for the etcd-scaler Job to add this member to etcd; how to follow it: annotation etcd-scaler.io/waits-for of this pod"
             );
             said = Some(tokio::time::Instant::now());
         }
