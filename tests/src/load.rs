@@ -58,14 +58,6 @@ impl<'a> Load<'a> {
     /// # Errors
     /// When none is within half a minute.
     pub async fn start(release: &'a Release) -> anyhow::Result<Self> {
-        Self::start_with_pause(release, "10ms").await
-    }
-
-    /// The same with another pause of each client between two puts.
-    ///
-    /// # Errors
-    /// When no key is acknowledged within half a minute.
-    pub async fn start_with_pause(release: &'a Release, pause: &str) -> anyhow::Result<Self> {
         let endpoint = format!("http://{}:2379", release.statefulset());
         let pod = json!({
             "apiVersion": "v1",
@@ -83,7 +75,7 @@ impl<'a> Load<'a> {
                     "name": "traffic",
                     "image": release.images.traffic,
                     "imagePullPolicy": "IfNotPresent",
-                    "args": ["write", "--endpoint", endpoint, "--clients", "3", "--pause", pause, "--state", "/state"],
+                    "args": ["write", "--endpoint", endpoint, "--clients", "3", "--state", "/state"],
                     "securityContext": {
                         "allowPrivilegeEscalation": false,
                         "readOnlyRootFilesystem": true,
