@@ -131,7 +131,10 @@ impl Work<'_> {
                 over = Some(error);
             }
             if self.end + UNDO < Instant::now() {
-                return Err(over.unwrap_or_else(|| anyhow!("the deadline has passed")));
+                // What `over` says of the member list holds only once the undo is done.
+                bail!(
+                    "the deadline passed before what was half done was undone: a newcomer may still be in etcd's member list (etcdctl member list); the next run goes on from there"
+                );
             }
             match step {
                 Step::Done => return Ok(seen.desired),
