@@ -2,16 +2,18 @@
 //! deadline, and nothing but membership calls is ever written.
 //!
 //! [`member`] asks one member, [`change`] changes the membership through one, [`validation`]
-//! compares the keys of all, [`wal`] tells whose data a directory holds, [`refusal`] is the
-//! closed list of what a server answers.
+//! compares the keys of all, [`wal`] tells whose data a directory holds, [`set_aside`] moves a
+//! removed member's out of the way, [`refusal`] is the closed list of what a server answers.
 
 mod change;
 mod member;
 mod refusal;
+mod set_aside;
 mod validation;
 mod wal;
 
 pub use member::{Member, observe};
 pub use refusal::{CallError, Refusal};
+pub use set_aside::{SetAsideError, set_aside};
 pub use validation::{Hashed, Keys, Verdict, validate};
 pub use wal::{DataDir, WalError, identify};

@@ -1,12 +1,12 @@
 //! The init container of a joining pod: etcd starts when the Job permits it and the data
-//! directory fits.
+//! directory fits; a removed member's data is set aside.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use etcd::{DataDir, identify};
-use membership::record::Permission;
+use etcd::{DataDir, identify, set_aside};
+use membership::record::{Id, Permission};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
@@ -18,26 +18,29 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How often the wait is said again.
 const REPEAT: Duration = Duration::from_secs(30);
 
+/// What is known of the cluster when the pod is made.
+#[derive(Debug)]
+pub struct Known {
+    /// The cluster that this pod is to join.
+    pub cluster: Id,
+    /// The members of the other ordinals.
+    pub others: Vec<Id>,
+}
+
 /// Waits for the permission, then lets etcd start on this directory or refuses.
 ///
 /// Waiting has no deadline of its own: the Job has one, and until it adds the member nothing
 /// depends on this pod.
-pub async fn run(data_dir: &Path, permission_file: &Path) -> anyhow::Result<()> {
-    let found = identify(data_dir)?;
+pub async fn run(data_dir: &Path, permission_file: &Path, known: &Known) -> anyhow::Result<()> {
+    let refused = || format!("{} is refused", data_dir.display());
+    // What no permission will make good is better said before the member is added than after.
+    hopeless(identify(data_dir)?, known).with_context(refused)?;
     // The first process of a container ignores signals that it does not listen for.
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut said = None;
     let permission = loop {
         if let Some(permission) = read(permission_file)? {
             break permission;
-        }
-        // With somebody's data in it this directory will not be let go: better said before the
-        // member is added than after.
-        if let DataDir::Member { member, cluster } = found {
-            bail!(
-                "{} holds the data of member {member} of cluster {cluster}, which is not joining now, so etcd is not started on it. If that member was removed for good, move the directory's content away on this node, then delete this pod",
-                data_dir.display()
-            );
         }
         if said.is_none_or(|since: tokio::time::Instant| since.elapsed() >= REPEAT) {
             info!(
@@ -50,9 +53,14 @@ pub async fn run(data_dir: &Path, permission_file: &Path) -> anyhow::Result<()> 
             _ = terminate.recv() => bail!("the pod is deleted before the member was added"),
         }
     };
-    let verdict = judge(found, &permission).with_context(|| format!("{} is refused", data_dir.display()))?;
-    info!("{verdict}");
-    report::last_word(&verdict);
+    let mut verdict = judge(identify(data_dir)?, &permission).with_context(refused)?;
+    if let Some(old) = &verdict.set_aside
+        && let Some(kept) = set_aside(data_dir, old)?
+    {
+        verdict.says = format!("{}; what was there is kept in {}", verdict.says, kept.display());
+    }
+    info!("{}", verdict.says);
+    report::last_word(&verdict.says);
     Ok(())
 }
 
@@ -68,55 +76,91 @@ fn read(file: &Path) -> anyhow::Result<Option<Permission>> {
     }
 }
 
-fn judge(found: DataDir, permission: &Permission) -> anyhow::Result<String> {
+/// etcd may start.
+#[derive(Debug)]
+struct Verdict {
+    says: String,
+    /// What is in the directory is moved aside first, under this name.
+    set_aside: Option<String>,
+}
+
+/// Data on which this pod will never start, whatever ID it is given.
+fn hopeless(found: DataDir, known: &Known) -> anyhow::Result<()> {
+    match found {
+        DataDir::Member { cluster, .. } if cluster != known.cluster => anothers(cluster, known.cluster),
+        DataDir::Member { member, .. } if known.others.contains(&member) => shared(member),
+        _ => Ok(()),
+    }
+}
+
+fn judge(found: DataDir, permission: &Permission) -> anyhow::Result<Verdict> {
     let Permission { member: own, cluster: ours, live } = permission;
     match found {
-        DataDir::Empty => {
-            Ok(format!("permitted: starting as member {own} of cluster {ours} on an empty data directory"))
-        }
-        DataDir::Member { member, cluster } if member == *own && cluster == *ours => {
-            Ok(format!("permitted: starting again as member {own} of cluster {ours} on its own data"))
-        }
-        DataDir::Member { cluster, .. } if cluster != *ours => {
-            bail!(
-                "it holds data of another cluster ({cluster}, this one is {ours}); starting on it would split the Service"
-            )
-        }
-        DataDir::Member { member, .. } if live.contains(&member) => {
-            bail!(
-                "it holds the data of member {member}, which is in etcd's member list now; two members must never share data"
-            )
-        }
-        DataDir::Member { member, .. } => {
-            bail!(
-                "it holds the data of removed member {member}; move the directory's content away on this node, then delete this pod"
-            )
-        }
+        // A start that failed leaves files without a log; nothing of them is of use.
+        DataDir::Empty => Ok(Verdict {
+            says: format!("permitted: starting as member {own} of cluster {ours} on an empty data directory"),
+            set_aside: Some("without-a-log".into()),
+        }),
+        DataDir::Member { cluster, .. } if cluster != *ours => anothers(cluster, *ours),
+        DataDir::Member { member, .. } if member == *own => Ok(Verdict {
+            says: format!("permitted: starting again as member {own} of cluster {ours} on its own data"),
+            set_aside: None,
+        }),
+        DataDir::Member { member, .. } if live.contains(&member) => shared(member),
+        DataDir::Member { member, .. } => Ok(Verdict {
+            says: format!(
+                "permitted: starting as member {own} of cluster {ours}, not on the data of removed member {member}"
+            ),
+            set_aside: Some(member.to_string()),
+        }),
     }
+}
+
+fn anothers<T>(cluster: Id, ours: Id) -> anyhow::Result<T> {
+    bail!(
+        "it holds data of another cluster ({cluster}, this one is {ours}); starting on it would split the Service. If that data is of no use, move the directory's content away on this node, then delete this pod"
+    )
+}
+
+fn shared<T>(member: Id) -> anyhow::Result<T> {
+    bail!(
+        "it holds the data of member {member}, which is another pod's in etcd's member list now; two members must never share data. Find out which volume belongs to that pod, then delete this pod"
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use membership::record::Id;
 
-    fn judged(found: DataDir) -> Result<String, String> {
+    fn judged(found: DataDir) -> anyhow::Result<Verdict> {
         let permission = Permission { member: Id(4), cluster: Id(9), live: vec![Id(1), Id(2), Id(3), Id(4)] };
-        judge(found, &permission).map_err(|error| error.to_string())
+        judge(found, &permission)
     }
 
     #[test]
     fn an_empty_directory_and_ones_own_data_are_let_go() {
-        assert!(judged(DataDir::Empty).is_ok());
-        assert!(judged(DataDir::Member { member: Id(4), cluster: Id(9) }).is_ok());
+        assert_eq!(judged(DataDir::Empty).unwrap().set_aside.as_deref(), Some("without-a-log"));
+        assert_eq!(judged(DataDir::Member { member: Id(4), cluster: Id(9) }).unwrap().set_aside, None);
     }
 
     #[test]
-    fn anybody_elses_data_is_refused() {
-        let other = |member, cluster| judged(DataDir::Member { member: Id(member), cluster: Id(cluster) }).unwrap_err();
-        says(&other(4, 8), "another cluster");
-        says(&other(2, 9), "in etcd's member list");
-        says(&other(7, 9), "removed member");
+    fn a_removed_members_data_is_set_aside_under_its_id() {
+        let verdict = judged(DataDir::Member { member: Id(7), cluster: Id(9) }).unwrap();
+        assert_eq!(verdict.set_aside.as_deref(), Some("0000000000000007"));
+        says(&verdict.says, "removed member 0000000000000007");
+    }
+
+    #[test]
+    fn anybody_elses_data_is_refused_at_once_where_it_can_be_told() {
+        let known = Known { cluster: Id(9), others: vec![Id(1), Id(2)] };
+        let other = |member, cluster| DataDir::Member { member: Id(member), cluster: Id(cluster) };
+        for (found, part) in [(other(4, 8), "another cluster"), (other(2, 9), "another pod's")] {
+            says(&judged(found).unwrap_err().to_string(), part);
+            says(&hopeless(found, &known).unwrap_err().to_string(), part);
+        }
+        for found in [DataDir::Empty, other(4, 9), other(7, 9)] {
+            assert!(hopeless(found, &known).is_ok(), "{found:?}");
+        }
     }
 
     fn says(text: &str, part: &str) {

@@ -1,23 +1,25 @@
 //! One step, applied.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context;
 use etcd::{CallError, Member, Refusal};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use membership::names::{Ordinal, PERMISSION, RECORD};
+use membership::names::{LEFT, Ordinal, PERMISSION, RECORD};
 use membership::next_step::Step;
 use membership::observed::Observed;
 use membership::record::{Permission, Record};
 use membership::version::JoinAs;
 use membership::volume::VolumePlan;
 use serde_json::json;
+use tracing::info;
 
 use crate::lease::Lease;
 use crate::objects::Objects;
 use crate::report::Reports;
-use crate::volumes;
+use crate::{pods, volumes};
 
 /// A membership change may take an election to be answered.
 const CHANGE: Duration = Duration::from_secs(5);
@@ -62,6 +64,7 @@ impl Apply<'_> {
             Step::Record(record, what) => self.record(&record, &what).await,
             Step::Add(ordinal, join) => self.add(ordinal, join).await,
             Step::Permit(ordinal, uid, permission) => self.permit(ordinal, &uid, &permission).await,
+            Step::Settle(ordinal, uid) => self.settle(ordinal, &uid).await,
             Step::Swap(ordinal, uid) => {
                 let why = "it serves; its ordinary pod takes over";
                 self.delete_pod(ordinal, &uid, "JoiningPodSwapped", why).await
@@ -113,7 +116,8 @@ impl Apply<'_> {
     async fn record(&self, record: &Record, what: &str) -> anyhow::Result<Applied> {
         self.lease.write(record).await?;
         let target = &self.seen.target;
-        let patch = json!({ "metadata": { "annotations": { RECORD: record.annotation() } } });
+        // One that an earlier installation gave back is looked after again.
+        let patch = json!({ "metadata": { "annotations": { RECORD: record.annotation(), LEFT: null } } });
         let statefulsets = &self.objects.statefulsets;
         let written = statefulsets.patch(&target.statefulset, &PatchParams::default(), &Patch::Merge(&patch)).await;
         written.with_context(|| format!("failed to write the record of {target}"))?;
@@ -148,6 +152,20 @@ impl Apply<'_> {
         }
         written.with_context(|| format!("failed to permit {pod} to start"))?;
         self.reports.did("StartPermitted", format!("{pod} may start as member {}", permission.member)).await;
+        Ok(Applied::Done)
+    }
+
+    async fn settle(&self, ordinal: Ordinal, uid: &str) -> anyhow::Result<Applied> {
+        let target = &self.seen.target;
+        let pod = target.pod(ordinal);
+        let annotations: BTreeMap<_, _> = pods::settled(target, ordinal).into();
+        let patch = json!({ "metadata": { "uid": uid, "annotations": annotations } });
+        let written = self.objects.pods.patch(&pod, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        if let Some(gone) = is_gone(&written) {
+            return Ok(Applied::NotYet(gone));
+        }
+        written.with_context(|| format!("failed to write into {pod} that it never starts as new again"))?;
+        info!("{pod} has served: on an empty disk it would refuse to start from now on, not start as new");
         Ok(Applied::Done)
     }
 

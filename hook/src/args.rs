@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use membership::names::Target;
+use membership::record::Id;
 use membership::volume::VolumePlan;
 
-use crate::{admit, preflight, report, scale};
+use crate::{admit, leave, preflight, report, scale};
 
 /// Scales an etcd StatefulSet safely.
 #[derive(Debug, Parser)]
@@ -44,6 +45,8 @@ enum Command {
     Scale(Scale),
     /// Before an upgrade: are the members healthy, and would the change be admitted?
     Preflight(Preflight),
+    /// Before an uninstall: give a StatefulSet that stays back as its own chart has it.
+    Leave(Leave),
     /// In a joining pod: wait until the Job permits etcd to start.
     Admit(Admit),
 }
@@ -182,6 +185,15 @@ struct Preflight {
 }
 
 #[derive(Debug, ClapArgs)]
+struct Leave {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// It ends after this time.
+    #[arg(long, env = "ETCD_SCALER_DEADLINE", default_value = "60s", value_parser = humantime::parse_duration)]
+    deadline: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
 struct Admit {
     /// etcd's data directory.
     #[arg(long)]
@@ -189,6 +201,12 @@ struct Admit {
     /// The pod's annotation with the permission, as a downward-API file.
     #[arg(long)]
     permission_file: PathBuf,
+    /// The ID of the cluster that is joined.
+    #[arg(long)]
+    cluster: Id,
+    /// The IDs of the other pods' members, when this pod was made.
+    #[arg(long, value_delimiter = ',')]
+    others: Vec<Id>,
 }
 
 impl Args {
@@ -209,7 +227,10 @@ impl Args {
             Command::Preflight(Preflight { target, manifest, deadline }) => {
                 preflight::run(target.target(), &manifest, deadline).await
             }
-            Command::Admit(Admit { data_dir, permission_file }) => admit::run(&data_dir, &permission_file).await,
+            Command::Leave(Leave { target, deadline }) => leave::run(&target.target(), deadline).await,
+            Command::Admit(Admit { data_dir, permission_file, cluster, others }) => {
+                admit::run(&data_dir, &permission_file, &admit::Known { cluster, others }).await
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ mod admit;
 mod apply;
 mod args;
 mod lease;
+mod leave;
 mod objects;
 mod observe;
 mod pods;

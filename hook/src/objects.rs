@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -23,6 +23,8 @@ pub struct Objects {
     pub client: Client,
     /// The namespace's.
     pub statefulsets: Api<StatefulSet>,
+    /// The namespace's.
+    pub revisions: Api<ControllerRevision>,
     /// The namespace's.
     pub pods: Api<Pod>,
     /// The namespace's.
@@ -51,6 +53,7 @@ impl Objects {
         let client = Client::try_from(config).context("failed to set up the connection to the API server")?;
         Ok(Self {
             statefulsets: Api::namespaced(client.clone(), namespace),
+            revisions: Api::namespaced(client.clone(), namespace),
             pods: Api::namespaced(client.clone(), namespace),
             claims: Api::namespaced(client.clone(), namespace),
             volumes: Api::all(client.clone()),

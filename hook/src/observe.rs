@@ -111,6 +111,19 @@ pub fn record(statefulset: &StatefulSet) -> anyhow::Result<Option<Record>> {
     Ok(annotations.and_then(|all| all.get(RECORD)).map(|text| Record::parse(text)).transpose()?)
 }
 
+/// The revision from which the controller would make this pod now; `None`: it has not yet seen the
+/// StatefulSet as it is.
+fn made_from(statefulset: &StatefulSet, ordinal: Ordinal) -> Option<&str> {
+    let status = statefulset.status.as_ref()?;
+    if status.observed_generation != statefulset.metadata.generation {
+        return None;
+    }
+    let strategy = statefulset.spec.as_ref()?.update_strategy.as_ref();
+    let partition = strategy.and_then(|strategy| strategy.rolling_update.as_ref()?.partition).unwrap_or(0);
+    let held_back = i64::from(ordinal) < i64::from(partition);
+    if held_back { status.current_revision.as_deref() } else { status.update_revision.as_deref() }
+}
+
 async fn pods(
     objects: &Objects,
     target: &Target,
@@ -122,7 +135,7 @@ async fn pods(
     let listed = listed.with_context(|| format!("failed to list the pods of {target}"))?;
     let ours = listed.items.iter().filter_map(|pod| {
         let ordinal = target.ordinal_of(pod.metadata.name.as_deref()?)?;
-        Some((ordinal, pods::observe(pod, &target.container)))
+        Some((ordinal, pods::observe(pod, target, ordinal, made_from(statefulset, ordinal))))
     });
     Ok(ours.collect())
 }

@@ -1,7 +1,7 @@
 //! A pod of the StatefulSet, as the planner wants to know it.
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
-use membership::names::{ADMIT, JOINER, PERMISSION};
+use membership::names::{ADMIT, INITIAL_CLUSTER, INITIAL_CLUSTER_STATE, JOINER, Ordinal, PERMISSION, Target};
 use membership::observed::{self, Trouble};
 use membership::record::Permission;
 
@@ -19,9 +19,11 @@ const FATAL: [&str; 6] = [
 /// Reasons of a container that is only on its way.
 const ON_ITS_WAY: [&str; 2] = ["PodInitializing", "ContainerCreating"];
 
-/// What is known of a pod.
+/// What is known of the pod of an ordinal; `made_from`: the revision that it would be made from now,
+/// where that is certain.
 #[must_use]
-pub fn observe(pod: &Pod, container: &str) -> observed::Pod {
+pub fn observe(pod: &Pod, target: &Target, ordinal: Ordinal, made_from: Option<&str>) -> observed::Pod {
+    let container = target.container.as_str();
     let metadata = &pod.metadata;
     let annotation = |name: &str| metadata.annotations.as_ref().and_then(|all| all.get(name));
     let status = pod.status.as_ref();
@@ -35,7 +37,11 @@ pub fn observe(pod: &Pod, container: &str) -> observed::Pod {
         .is_some_and(|all| all.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"));
     let waits_in_admit = statuses(pod)
         .any(|status| status.name == ADMIT && status.state.as_ref().is_some_and(|state| state.running.is_some()));
+    let revision = metadata.labels.as_ref().and_then(|labels| labels.get("controller-revision-hash"));
     observed::Pod {
+        never_started: never_started(pod, container),
+        unsettled: unsettled(pod, target, ordinal),
+        outdated: made_from.zip(revision).is_some_and(|(now, then)| now != then),
         uid: metadata.uid.clone().unwrap_or_default(),
         node: spec.and_then(|spec| spec.node_name.clone()),
         joiner: annotation(JOINER).is_some_and(|value| value == "true"),
@@ -48,6 +54,39 @@ pub fn observe(pod: &Pod, container: &str) -> observed::Pod {
         terminating: metadata.deletion_timestamp.is_some(),
         ready,
         trouble: trouble(pod),
+    }
+}
+
+/// What a member's pod says of its start once it has served: existing, and nobody but itself. On an
+/// empty directory etcd then finds no peer to ask and refuses to start.
+#[must_use]
+pub fn settled(target: &Target, ordinal: Ordinal) -> [(&'static str, String); 2] {
+    [(INITIAL_CLUSTER_STATE, "existing".into()), (INITIAL_CLUSTER, target.initial_cluster([ordinal]))]
+}
+
+/// Whether its start comes from annotations that say something else.
+fn unsettled(pod: &Pod, target: &Target, ordinal: Ordinal) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let env = containers.filter(|c| c.name == target.container).flat_map(|c| c.env.iter().flatten());
+    let fields: Vec<&str> =
+        env.filter_map(|env| Some(env.value_from.as_ref()?.field_ref.as_ref()?.field_path.as_str())).collect();
+    let read = |annotation: &str| fields.contains(&format!("metadata.annotations['{annotation}']").as_str());
+    let says = |annotation: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(annotation));
+    settled(target, ordinal).iter().any(|(annotation, value)| read(annotation) && says(annotation) != Some(value))
+}
+
+/// Whether the kubelet positively says that this container has not run yet.
+fn never_started(pod: &Pod, container: &str) -> bool {
+    let status = statuses(pod).find(|status| status.name == container);
+    match status {
+        Some(status) => {
+            let last = status.last_state.as_ref();
+            status.restart_count == 0
+                && status.state.as_ref().is_some_and(|state| state.waiting.is_some())
+                && last.is_none_or(|last| last.terminated.is_none())
+        }
+        // Not scheduled: no kubelet has it.
+        None => pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_none()),
     }
 }
 
@@ -104,8 +143,22 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn puls8() -> Target {
+        Target {
+            namespace: "puls8".into(),
+            statefulset: "puls8-etcd".into(),
+            service: "puls8-etcd-headless".into(),
+            cluster_domain: "cluster.local".into(),
+            container: "etcd".into(),
+            peer_scheme: "http".into(),
+            peer_port: 2380,
+            client_scheme: "http".into(),
+            client_port: 2379,
+        }
+    }
+
     fn pod(value: serde_json::Value) -> observed::Pod {
-        observe(&serde_json::from_value(value).unwrap(), "etcd")
+        observe(&serde_json::from_value(value).unwrap(), &puls8(), 0, Some("etcd-b"))
     }
 
     #[test]
@@ -147,6 +200,41 @@ mod tests {
               "state": { "waiting": { "reason": "CrashLoopBackOff", "message": "back-off 40s" } },
               "lastState": { "terminated": { "exitCode": 1, "message": "first\nERROR it holds data\n" } } } ] } }));
         assert_eq!(seen.trouble.unwrap().what, "container admit: CrashLoopBackOff: ERROR it holds data");
+    }
+
+    #[test]
+    fn a_pod_is_outdated_when_it_would_be_made_otherwise_and_never_started_when_the_kubelet_says_so() {
+        let with = |revision: &str, node: Option<&str>, etcd: serde_json::Value| {
+            pod(json!({
+                "metadata": { "labels": { "controller-revision-hash": revision } },
+                "spec": { "nodeName": node, "containers": [] },
+                "status": { "containerStatuses": etcd } }))
+        };
+        let etcd = |restarts: u32, state: serde_json::Value| json!([{ "name": "etcd", "image": "i", "imageID": "", "ready": false, "restartCount": restarts, "state": state }]);
+        let waiting = json!({ "waiting": { "reason": "ImagePullBackOff" } });
+        assert!(with("etcd-a", None, json!(null)).outdated && !with("etcd-b", None, json!(null)).outdated);
+        assert!(with("etcd-a", None, json!(null)).never_started, "not scheduled");
+        assert!(!with("etcd-a", Some("node-1"), json!(null)).never_started, "the kubelet has not said anything");
+        assert!(with("etcd-a", Some("node-1"), etcd(0, waiting.clone())).never_started);
+        assert!(!with("etcd-a", Some("node-1"), etcd(1, waiting)).never_started);
+        assert!(!with("etcd-a", Some("node-1"), etcd(0, json!({ "running": {} }))).never_started);
+    }
+
+    #[test]
+    fn a_pod_is_settled_when_its_annotations_say_existing_and_itself_alone() {
+        let with = |state: &str, cluster: &str, from: &str| {
+            pod(json!({
+                "metadata": { "annotations": { INITIAL_CLUSTER_STATE: state, INITIAL_CLUSTER: cluster } },
+                "spec": { "containers": [{ "name": "etcd", "env": [
+                    { "name": "ETCD_INITIAL_CLUSTER_STATE", "valueFrom": { "fieldRef": { "fieldPath": format!("metadata.annotations['{from}']") } } }
+                ] }] } }))
+            .unsettled
+        };
+        let alone = puls8().initial_cluster([0]);
+        assert!(with("new", &alone, INITIAL_CLUSTER_STATE));
+        assert!(!with("existing", &alone, INITIAL_CLUSTER_STATE));
+        assert!(!with("existing", "all", INITIAL_CLUSTER_STATE), "the cluster does not come from the annotation");
+        assert!(!with("new", "all", "another"), "nothing that we could change");
     }
 
     #[test]

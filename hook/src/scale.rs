@@ -18,7 +18,7 @@ use crate::apply::{Applied, Apply, is_undo};
 use crate::args::Trigger;
 use crate::lease::Lease;
 use crate::objects::{Objects, is_passing, patiently, reference};
-use crate::observe::{Observer, adopt};
+use crate::observe::{Observer, adopt, record};
 use crate::report::{self, Reports};
 
 /// How often is looked while there is only waiting to do.
@@ -69,6 +69,7 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     adopt(&statefulset, &mut target)?;
     let reports = Reports::about(objects.client.clone(), reference(&statefulset), &pod_name);
     let mut lease = Lease::acquire(objects.leases.clone(), &lease, &pod_name, end).await?;
+    patiently(end, || keep_the_copy(&objects, &target, &lease)).await?;
     let work = Work { objects: &objects, reports: &reports, plan: &plan, join_deadline, end };
     let outcome = match work.until_done(&mut target, &mut lease).await {
         Ok(desired) => validate(&target, desired, &reports).await,
@@ -86,6 +87,18 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
             Err(error)
         }
     }
+}
+
+/// The Lease's copy outlives the StatefulSet, so a Lease that was deleted gets it again.
+async fn keep_the_copy(objects: &Objects, target: &Target, lease: &Lease) -> anyhow::Result<()> {
+    let Some(record) = record(&objects.statefulset(target).await?)? else {
+        return Ok(());
+    };
+    // One that cannot be read is no copy.
+    if lease.record().await.ok().flatten().as_ref() != Some(&record) {
+        lease.write(&record).await?;
+    }
+    Ok(())
 }
 
 struct Work<'a> {

@@ -4,6 +4,8 @@
 //! seen refuses (invariant 5). Each refusal says what was asked, what was found, why that is
 //! unsafe, and the way out.
 
+pub mod deletion;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

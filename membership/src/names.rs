@@ -7,12 +7,23 @@ pub const RECORD: &str = "etcd-scaler.io/record";
 /// The annotation of the StatefulSet that keeps the person's or chart's own partition
 /// while ours is in force.
 pub const KEPT_PARTITION: &str = "etcd-scaler.io/partition";
+/// The annotation of the StatefulSet in which the hook, before an uninstall, gives the webhook the
+/// managed environment of the revision that the pods were made from (JSON: by name the entry, `null`
+/// for none).
+pub const LEAVING: &str = "etcd-scaler.io/leaving";
+/// The annotation of the StatefulSet that says when etcd-scaler gave it back (RFC 3339).
+pub const LEFT: &str = "etcd-scaler.io/left";
 /// The annotation of a pod that the webhook made a joiner (`"true"`).
 pub const JOINER: &str = "etcd-scaler.io/joiner";
 /// The annotation of a joining pod that says what it waits for, for `kubectl describe`.
 pub const WAITS_FOR: &str = "etcd-scaler.io/waits-for";
 /// The annotation of a joining pod in which the Job permits its start ([`Permission`]).
 pub const PERMISSION: &str = "etcd-scaler.io/permission";
+/// The annotation of a pod from which its `ETCD_INITIAL_CLUSTER` comes, where the chart has it so.
+pub const INITIAL_CLUSTER: &str = "etcd-scaler.io/initial-cluster";
+/// The annotation of a pod from which its `ETCD_INITIAL_CLUSTER_STATE` comes, where the chart has
+/// it so: the kubelet reads it at every start of the container.
+pub const INITIAL_CLUSTER_STATE: &str = "etcd-scaler.io/initial-cluster-state";
 /// The label of every Job of ours, and of its pod: the StatefulSet it works on.
 pub const TARGET: &str = "etcd-scaler.io/target";
 /// The name of the init container in which a joining pod waits.

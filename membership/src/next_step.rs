@@ -40,6 +40,8 @@ pub enum Step {
     Permit(Ordinal, String, Permission),
     /// Delete the joining pod, by UID, so that the ordinary one takes over.
     Swap(Ordinal, String),
+    /// Write into a member's pod, by UID, that its etcd never again starts as new.
+    Settle(Ordinal, String),
     /// `member promote`, to be sent to the leader.
     Promote(Ordinal, Id),
     /// `member remove` of a newcomer that did not make it; why.
@@ -61,11 +63,19 @@ pub fn next_step(seen: &Observed, limits: &Limits) -> Step {
 /// `Ok` and `Err` are both the answer: `?` ends the decision where a rule has one.
 fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
     volumes(seen, limits)?;
+    repaired(seen)?;
     let agreed = agreed(seen)?;
     let listed = by_ordinal(seen, &agreed)?;
     let Some(record) = &seen.record else {
-        // A copy of another cluster is what an earlier installation left behind.
-        let Some(copy) = seen.copy.clone().filter(|copy| copy.cluster == agreed.cluster) else {
+        // A copy of another cluster is what an earlier installation left behind. One of the same
+        // ID may be, too: the IDs follow from the peer URLs, so a new bootstrap under the old
+        // names has them again, but not that of a member that was added.
+        let same = |copy: &Record| {
+            let mut settled = copy.members.values().filter(|recorded| recorded.state != State::Joining);
+            copy.cluster == agreed.cluster
+                && settled.all(|recorded| agreed.members.iter().any(|member| member.id == recorded.id))
+        };
+        let Some(copy) = seen.copy.clone().filter(same) else {
             return first_record(seen, &agreed, &listed);
         };
         return Ok(Step::Record(copy, format!("cluster {} is known from before", agreed.cluster)));
@@ -77,6 +87,7 @@ fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
         )));
     }
     reconcile(seen, record, &listed)?;
+    started_for_good(seen, record)?;
     join_in_progress(seen, limits, record, &agreed, &listed)?;
     healthy(seen, record, &listed)?;
     newcomer(seen, limits, &agreed, &listed)?;
@@ -107,6 +118,22 @@ fn volumes(seen: &Observed, limits: &Limits) -> Result<(), Step> {
         }
     }
     Ok(())
+}
+
+/// A pod that could not start, and that the template it was made from no longer speaks for, is made
+/// again: the StatefulSet controller waits for such a pod to become Ready before it goes on, which
+/// it never will (kubernetes/website, "Forced rollback"). Its etcd never ran, so nobody misses it.
+fn repaired(seen: &Observed) -> Result<(), Step> {
+    let stuck = seen.pods.iter().find(|(ordinal, pod)| {
+        **ordinal < seen.desired && pod.outdated && pod.never_started && !pod.terminating && pod.trouble.is_some()
+    });
+    match stuck {
+        Some((&ordinal, pod)) => {
+            let why = format!("its template was changed since and it never started{}", trouble(pod));
+            Err(Step::Renew(ordinal, pod.uid.clone(), why))
+        }
+        None => Ok(()),
+    }
 }
 
 fn agreed(seen: &Observed) -> Result<Agreed, Step> {
@@ -209,6 +236,16 @@ fn reconcile(seen: &Observed, record: &Record, listed: &[(Ordinal, &ListedMember
         )));
     }
     contiguous(seen, listed)
+}
+
+/// A pod that bootstrapped still says so. With its disk lost, and nobody reachable to tell it
+/// better, it would start as new under its old ID: never, once it has served.
+fn started_for_good(seen: &Observed, record: &Record) -> Result<(), Step> {
+    let unsettled = seen
+        .pods
+        .iter()
+        .find(|(ordinal, pod)| pod.unsettled && !pod.terminating && record.state(**ordinal) == Some(State::Member));
+    unsettled.map_or(Ok(()), |(&ordinal, pod)| Err(Step::Settle(ordinal, pod.uid.clone())))
 }
 
 /// Members that answer for the first time, and the one newcomer between `add` and promotion.

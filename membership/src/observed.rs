@@ -75,6 +75,12 @@ pub struct Pod {
     pub permitted: Option<Id>,
     /// It was there before this run began: what keeps it may have been repaired since.
     pub older: bool,
+    /// Its etcd has never run: nothing of it is lost with the pod.
+    pub never_started: bool,
+    /// Made again, it would be made from another revision of the template.
+    pub outdated: bool,
+    /// On an empty directory its etcd would start as new, and annotations of the pod can change that.
+    pub unsettled: bool,
     /// Being deleted.
     pub terminating: bool,
     /// The Ready condition.
@@ -151,56 +157,63 @@ impl Observed {
 
     /// The member list, when a quorum of its voters holds the same one.
     ///
-    /// The client's list is not linearizable, so every member is asked and all who tell must
-    /// agree (design, "Three truths").
-    ///
     /// # Errors
     /// What was not observed, in a sentence.
     pub fn agreed(&self) -> Result<Agreed, String> {
-        let mut agreed: Option<(Ordinal, Agreed)> = None;
-        let mut tellers = Vec::new();
-        for (&ordinal, answered) in &self.answers {
-            let Ok(Answer { cluster, leader, list: Some(list), member, .. }) = answered else {
-                continue;
-            };
-            tellers.push(*member);
-            let mut members = list.clone();
-            members.sort();
-            let now = Agreed { cluster: *cluster, leader: *leader, members };
-            match &mut agreed {
-                None => agreed = Some((ordinal, now)),
-                Some((first, before)) => {
-                    let (a, b) = (self.target.pod(*first), self.target.pod(ordinal));
-                    if before.cluster != now.cluster {
-                        return Err(format!("{a} is in cluster {} and {b} in cluster {}", before.cluster, now.cluster));
-                    }
-                    if before.members != now.members {
-                        return Err(format!("{a} and {b} hold different member lists"));
-                    }
-                    if before.leader != now.leader {
-                        before.leader = None;
-                    }
+        agreed(&self.target, &self.answers)
+    }
+}
+
+/// The member list, when a quorum of its voters holds the same one.
+///
+/// The client's list is not linearizable, so every member is asked and all who tell must
+/// agree (design, "Three truths").
+///
+/// # Errors
+/// What was not observed, in a sentence.
+pub fn agreed(target: &Target, answers: &BTreeMap<Ordinal, Answered>) -> Result<Agreed, String> {
+    let mut agreed: Option<(Ordinal, Agreed)> = None;
+    let mut tellers = Vec::new();
+    for (&ordinal, answered) in answers {
+        let Ok(Answer { cluster, leader, list: Some(list), member, .. }) = answered else {
+            continue;
+        };
+        tellers.push(*member);
+        let mut members = list.clone();
+        members.sort();
+        let now = Agreed { cluster: *cluster, leader: *leader, members };
+        match &mut agreed {
+            None => agreed = Some((ordinal, now)),
+            Some((first, before)) => {
+                let (a, b) = (target.pod(*first), target.pod(ordinal));
+                if before.cluster != now.cluster {
+                    return Err(format!("{a} is in cluster {} and {b} in cluster {}", before.cluster, now.cluster));
+                }
+                if before.members != now.members {
+                    return Err(format!("{a} and {b} hold different member lists"));
+                }
+                if before.leader != now.leader {
+                    before.leader = None;
                 }
             }
         }
-        let Some((_, agreed)) = agreed else {
-            return Err(format!("no member answered ({})", self.silence()));
-        };
-        let voters: Vec<Id> = agreed.members.iter().filter(|m| !m.learner).map(|m| m.id).collect();
-        let heard = voters.iter().filter(|id| tellers.contains(id)).count();
-        if heard < crate::quorum::quorum(voters.len()) {
-            return Err(format!("{heard} of {} voting members answered ({})", voters.len(), self.silence()));
-        }
-        Ok(agreed)
     }
+    let Some((_, agreed)) = agreed else {
+        return Err(format!("no member answered ({})", silence(target, answers)));
+    };
+    let voters: Vec<Id> = agreed.members.iter().filter(|m| !m.learner).map(|m| m.id).collect();
+    let heard = voters.iter().filter(|id| tellers.contains(id)).count();
+    if heard < crate::quorum::quorum(voters.len()) {
+        return Err(format!("{heard} of {} voting members answered ({})", voters.len(), silence(target, answers)));
+    }
+    Ok(agreed)
+}
 
-    /// Who did not answer, and why, for a sentence.
-    fn silence(&self) -> String {
-        let silent: Vec<String> = self
-            .answers
-            .iter()
-            .filter_map(|(&o, answered)| answered.as_ref().err().map(|why| format!("{}: {why}", self.target.pod(o))))
-            .collect();
-        if silent.is_empty() { "none was asked".into() } else { silent.join("; ") }
-    }
+/// Who did not answer, and why, for a sentence.
+fn silence(target: &Target, answers: &BTreeMap<Ordinal, Answered>) -> String {
+    let silent: Vec<String> = answers
+        .iter()
+        .filter_map(|(&o, answered)| answered.as_ref().err().map(|why| format!("{}: {why}", target.pod(o))))
+        .collect();
+    if silent.is_empty() { "none was asked".into() } else { silent.join("; ") }
 }

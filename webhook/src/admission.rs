@@ -2,10 +2,12 @@
 //! their inputs are put together. A decision writes nothing but an Event, and on a dry run not
 //! even that.
 
+use std::time::Duration;
+
 use json_patch::Patch;
 use kube::api::DynamicObject;
 use kube::core::admission::{AdmissionRequest, Operation};
-use membership::guard::{self, Change, Decision};
+use membership::guard::{self, Change, Decision, deletion};
 use membership::patch::pod;
 use membership::patch::statefulset::{self, Update};
 use serde_json::Value;
@@ -53,6 +55,10 @@ pub struct Admission {
     pub hook: String,
 }
 
+/// How long a member may take to answer where a decision has to ask: with [`Cluster::read`] before
+/// it, less than the `timeoutSeconds` of those webhooks (3 s).
+const ETCD_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Why there is no verdict: the webhook's failure policy has to decide.
 pub type NoVerdict = String;
 
@@ -66,8 +72,7 @@ impl Admission {
         match (kind, &request.operation) {
             (("statefulsets", ""), Operation::Update) => self.update(request),
             (("pods", ""), Operation::Create) => self.create_pod(request).await,
-            // A StatefulSet that is created may be re-created over living members; taking the
-            // record back from the Lease is not built yet, so it is let through as it is.
+            (("statefulsets", ""), Operation::Create) => self.create(request).await,
             _ => Ok(Verdict::untouched()),
         }
     }
@@ -80,6 +85,7 @@ impl Admission {
         let kind = (request.resource.resource.as_str(), request.sub_resource.as_deref().unwrap_or_default());
         match (kind, &request.operation) {
             (("statefulsets", "scale"), Operation::Update) => self.scale(request).await,
+            (("pods", ""), Operation::Delete) => self.delete_pod(request).await,
             _ => Ok(Verdict::untouched()),
         }
     }
@@ -89,6 +95,9 @@ impl Admission {
             return Ok(Verdict::untouched());
         }
         let (old, new) = (value(request.old_object.as_ref())?, value(request.object.as_ref())?);
+        if self.cluster.left(&old) {
+            return Ok(Verdict::untouched());
+        }
         let target = self.cluster.target(&new);
         let by_hook = request.user_info.username.as_deref() == Some(self.hook.as_str());
         let update = match Update::new(&old, &new, &target, by_hook) {
@@ -157,6 +166,60 @@ impl Admission {
         }
         Ok(match pod::patch(&object, &live, &self.cluster.target(&live), &self.our_image) {
             Ok(patch) => Verdict::allow(patch),
+            Err(why) => Verdict::Deny(why),
+        })
+    }
+
+    /// A StatefulSet that is created may be re-created over living members: then it gets back what
+    /// was verified about them, and no other count. Over nothing it bootstraps as new.
+    async fn create(&self, request: &AdmissionRequest<DynamicObject>) -> Result<Verdict, NoVerdict> {
+        let new = value(request.object.as_ref())?;
+        let name = new["metadata"]["name"].as_str().unwrap_or_default();
+        if !self.cluster.is_target(request.namespace.as_deref(), name) {
+            return Ok(Verdict::untouched());
+        }
+        let target = self.cluster.target(&new);
+        let known = match self.cluster.copy().await? {
+            Some(copy) => Some(copy),
+            None => statefulset::record(&new).and_then(Result::ok),
+        };
+        let living = match known {
+            Some(record) => {
+                let asked = record.members.keys().copied().collect::<Vec<_>>();
+                let answers = etcd::observe(&target, asked, ETCD_DEADLINE).await;
+                statefulset::lives(&record, &target, &answers).then_some(record)
+            }
+            None => None,
+        };
+        Ok(match statefulset::created(&new, &target, living.as_ref()) {
+            Ok(patch) => Verdict::allow(patch),
+            Err(why) => Verdict::Deny(why),
+        })
+    }
+
+    /// The StatefulSet controller deletes a pod. Only one outside the wanted ordinals is looked at:
+    /// any other comes back (a roll-out, a failed pod).
+    async fn delete_pod(&self, request: &AdmissionRequest<DynamicObject>) -> Result<Verdict, NoVerdict> {
+        let pod = value(request.old_object.as_ref())?;
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+        if !self.cluster.is_pod(request.namespace.as_deref(), name) {
+            return Ok(Verdict::untouched());
+        }
+        // Not from the watch: a late one would still have the old count.
+        let Some(live) = self.cluster.read().await? else { return Ok(Verdict::untouched()) };
+        let target = self.cluster.target(&live);
+        let wanted = statefulset::replicas(&live);
+        let ordinal = target.ordinal_of(name).filter(|ordinal| *ordinal >= wanted);
+        let deleting = !live["metadata"]["deletionTimestamp"].is_null();
+        let Some(ordinal) = ordinal.filter(|_| !deleting && pod::owned_by(&pod, &live)) else {
+            return Ok(Verdict::untouched());
+        };
+        let recorded = statefulset::record(&live).and_then(Result::ok);
+        let recorded = recorded.and_then(|record| record.members.keys().last().copied()).unwrap_or(0);
+        // Only the controller waits for this answer, and what was seen seconds ago will not do.
+        let answers = etcd::observe(&target, 0..=ordinal.max(recorded), ETCD_DEADLINE).await;
+        Ok(match deletion::may_go(&target, ordinal, wanted, &answers) {
+            Ok(()) => Verdict::untouched(),
             Err(why) => Verdict::Deny(why),
         })
     }

@@ -64,6 +64,9 @@ pub struct TargetArgs {
     /// The StatefulSet's name.
     #[arg(long, env = "ETCD_SCALER_STATEFULSET")]
     pub statefulset: String,
+    /// The Lease of the Job, which keeps a copy of the record.
+    #[arg(long, env = "ETCD_SCALER_LEASE")]
+    pub lease: String,
     /// The container that runs etcd.
     #[arg(long, env = "ETCD_SCALER_CONTAINER", default_value = "etcd")]
     pub container: String,
@@ -137,7 +140,7 @@ impl Args {
         let (cluster, live) = Cluster::watch(&client, target.clone());
         let health = Health::poll(live.clone(), cluster.clone());
         let events = Events::new(&client, &target, pod_name);
-        let launcher = Launcher::new(&client, &target, cronjob, events.clone());
+        let launcher = Launcher::new(&client, &target, cronjob, cluster.clone(), events.clone());
         let admission = Admission {
             cluster: cluster.clone(),
             health: health.clone(),

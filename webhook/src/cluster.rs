@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, pin_mut};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::ApiResource;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
 use kube::{Api, Client};
-use membership::names::Target;
+use membership::names::{RECORD, Target};
 use membership::patch::statefulset;
+use membership::record::Record;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -24,6 +27,10 @@ use crate::readiness::Readiness;
 /// How long the API server may take for a read during admission: less than the webhooks'
 /// `timeoutSeconds` (2 s for pods), so that the answer says what did not answer.
 const READ_DEADLINE: Duration = Duration::from_millis(1500);
+/// How often the controller is woken at most, and with which pause: what it does in between shows
+/// whether it got through.
+const MOST_WAKES: u32 = 10;
+const WAKE_AGAIN: Duration = Duration::from_secs(2);
 /// The field manager of our writes.
 pub const FIELD_MANAGER: &str = "etcd-scaler-webhook";
 
@@ -53,7 +60,9 @@ impl Live {
 #[derive(Clone)]
 pub struct Cluster {
     api: Api<DynamicObject>,
+    leases: Api<Lease>,
     args: Arc<TargetArgs>,
+    started: Timestamp,
 }
 
 impl Cluster {
@@ -61,7 +70,8 @@ impl Cluster {
     pub fn new(client: &Client, args: TargetArgs) -> Self {
         let kind = ApiResource::erase::<StatefulSet>(&());
         let api = Api::namespaced_with(client.clone(), &args.namespace, &kind);
-        Self { api, args: Arc::new(args) }
+        let leases = Api::namespaced(client.clone(), &args.namespace);
+        Self { api, leases, args: Arc::new(args), started: Timestamp::now() }
     }
 
     /// The same, and a watch of it that never ends.
@@ -106,6 +116,13 @@ impl Cluster {
         }
     }
 
+    /// Whether the StatefulSet was given back, and not to a later installation than this process: it
+    /// is nobody's to look after until ours is gone.
+    pub fn left(&self, object: &Value) -> bool {
+        let since = statefulset::left(object).and_then(|since| since.parse::<Timestamp>().ok());
+        since.is_some_and(|since| since > self.started)
+    }
+
     /// Reads the StatefulSet from the API server, not from the watch: what a pod may do follows
     /// from the record, and a late one would hold a member or let a joiner go.
     ///
@@ -121,33 +138,52 @@ impl Cluster {
         }
     }
 
-    /// Once ready, wakes the StatefulSet's controller if it is behind: it may have been refused
-    /// while no webhook served, and then waits up to 1000 s before it tries again
-    /// (facts-kubernetes D). Any write of the StatefulSet makes it try at once (K5).
+    /// The Lease's copy of the record: what is left when the StatefulSet is gone. One that cannot be
+    /// understood is none.
+    ///
+    /// # Errors
+    /// When the API server did not answer in time.
+    pub async fn copy(&self) -> Result<Option<Record>, String> {
+        let name = &self.args.lease;
+        match tokio::time::timeout(READ_DEADLINE, self.leases.get_opt(name)).await {
+            Ok(Ok(lease)) => {
+                let annotations = lease.and_then(|lease| lease.metadata.annotations);
+                Ok(annotations.and_then(|all| Record::parse(all.get(RECORD)?).ok()))
+            }
+            Ok(Err(error)) => Err(format!("cannot read Lease {name}: {error}")),
+            Err(_) => Err(format!("cannot read Lease {name}: no answer in {:.1} s", READ_DEADLINE.as_secs_f64())),
+        }
+    }
+
+    /// Once ready, wakes the StatefulSet's controller as long as it is behind: it may have been
+    /// refused while no webhook served, and then waits up to 1000 s before it tries again
+    /// (facts-kubernetes D). Any write of the StatefulSet makes it try at once (K5). More than
+    /// once, because the Service may not lead here yet when the first try comes.
     pub async fn wake_when_ready(self, readiness: Arc<Readiness>) {
         while !readiness.missing().is_empty() {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         info!("ready");
-        let behind = |object: &Value| {
-            let made = object["status"]["replicas"].as_u64().unwrap_or(0);
-            u64::from(statefulset::replicas(object)) != made
-        };
-        match self.read().await {
-            Ok(Some(object)) if behind(&object) => {
-                let now = jiff::Timestamp::now().to_string();
-                let touch = json!({ "metadata": { "annotations": { "etcd-scaler.io/woken": now } } });
-                match self
-                    .api
-                    .patch(&self.args.statefulset, &PatchParams::apply(FIELD_MANAGER), &Patch::Merge(&touch))
-                    .await
-                {
-                    Ok(_) => info!("the StatefulSet's status lags its spec: its controller was woken"),
-                    Err(error) => warn!(%error, "cannot wake the StatefulSet's controller"),
-                }
+        for _ in 0..MOST_WAKES {
+            match self.read().await {
+                Ok(Some(object)) => match statefulset::behind(&object) {
+                    Some(how) => self.wake(&how).await,
+                    None => return,
+                },
+                Ok(None) => return,
+                Err(error) => warn!(error, "cannot tell whether the StatefulSet's status lags its spec"),
             }
-            Ok(_) => {}
-            Err(error) => warn!(error, "cannot tell whether the StatefulSet's status lags its spec"),
+            tokio::time::sleep(WAKE_AGAIN).await;
+        }
+    }
+
+    async fn wake(&self, how: &str) {
+        let now = Timestamp::now().to_string();
+        let touch = json!({ "metadata": { "annotations": { "etcd-scaler.io/woken": now } } });
+        let params = PatchParams::apply(FIELD_MANAGER);
+        match self.api.patch(&self.args.statefulset, &params, &Patch::Merge(&touch)).await {
+            Ok(_) => info!(how, "the StatefulSet's status lags its spec: its controller was woken"),
+            Err(error) => warn!(%error, "cannot wake the StatefulSet's controller"),
         }
     }
 }
@@ -204,6 +240,7 @@ pub mod tests {
         TargetArgs {
             namespace: "puls8".into(),
             statefulset: "puls8-etcd".into(),
+            lease: "puls8-etcd-scaler".into(),
             container: "etcd".into(),
             cluster_domain: "cluster.local".into(),
             peer_scheme: "http".into(),

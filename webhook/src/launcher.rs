@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::args::TargetArgs;
-use crate::cluster::{Change, FIELD_MANAGER, Live, follow};
+use crate::cluster::{Change, Cluster, FIELD_MANAGER, Live, follow};
 use crate::events::{Events, Reason, hash};
 use crate::health::Health;
 use job::Seen;
@@ -46,6 +46,9 @@ struct Need {
     desired: u32,
     /// Names the state, the same on every replica.
     run: String,
+    /// Which writing of the StatefulSet: what failed may succeed after a correction. Not in the name,
+    /// the Job's own writes are no correction.
+    generation: u64,
 }
 
 /// What is remembered about the state that was seen last.
@@ -79,18 +82,20 @@ pub struct Launcher {
     jobs: Api<Job>,
     cronjob: String,
     target: String,
+    cluster: Cluster,
     events: Events,
 }
 
 impl Launcher {
     /// A launcher that makes Jobs from this CronJob's template.
-    pub fn new(client: &Client, target: &TargetArgs, cronjob: String, events: Events) -> Self {
+    pub fn new(client: &Client, target: &TargetArgs, cronjob: String, cluster: Cluster, events: Events) -> Self {
         let TargetArgs { namespace, statefulset, .. } = target;
         Self {
             cronjobs: Api::namespaced(client.clone(), namespace),
             jobs: Api::namespaced(client.clone(), namespace),
             cronjob,
             target: statefulset.clone(),
+            cluster,
             events,
         }
     }
@@ -102,11 +107,15 @@ impl Launcher {
         tokio::spawn(follow(self.jobs.clone(), config, "our Jobs", move |change| tell(&sender, change)));
         let mut memory: Option<Memory> = None;
         loop {
-            let need = live.borrow_and_update().object().and_then(|object| need(&object));
+            let object = live.borrow_and_update().object();
+            let need = object.filter(|object| !self.cluster.left(object)).and_then(|object| need(&object));
             let known = jobs.borrow_and_update().clone();
             let now = Timestamp::now();
             memory = need.map(|need| match memory.take() {
                 Some(memory) if memory.need == need => memory,
+                Some(memory) if memory.need.run == need.run => {
+                    Memory { forgiven: memory.tried, given_up: false, need, ..memory }
+                }
                 _ => Memory { need, since: now, tried: 0, forgiven: 0, given_up: false },
             });
             // Before the first answer of the watch, an active Job may be there unseen.
@@ -210,7 +219,8 @@ fn need(object: &Value) -> Option<Need> {
     let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
     let record = annotation(object, membership::names::RECORD).unwrap_or_default();
     let run = hash(&[&uid, &desired.to_string(), record]);
-    Some(Need { uid, desired, run })
+    let generation = object["metadata"]["generation"].as_u64().unwrap_or(0);
+    Some(Need { uid, desired, run, generation })
 }
 
 /// What to do about a state that wants a Job, given the Jobs that there are.

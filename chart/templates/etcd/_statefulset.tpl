@@ -25,6 +25,56 @@ together with any other change of the template), and nothing on the chart's vers
 {{ join "," $peers }}
 {{- end -}}
 
+{{- /*
+What a member's pod starts with on an empty directory. Through annotations of the pod, which the kubelet reads at every
+start of the container: once the member has served, the Job writes there that this pod may never again start as new, and
+nobody restarts for it. Input: root.
+*/ -}}
+{{- define "etcd-scaler.etcd.bootstrap-annotations" -}}
+{{- with .Values.etcd.initialClusterState }}
+etcd-scaler.io/initial-cluster-state: {{ . }}
+{{- end }}
+{{- if eq .Values.etcd.initialCluster "auto" }}
+etcd-scaler.io/initial-cluster: {{ include "etcd-scaler.etcd.initial-cluster" . }}
+{{- else if .Values.etcd.initialCluster }}
+etcd-scaler.io/initial-cluster: {{ .Values.etcd.initialCluster | quote }}
+{{- end }}
+{{- end -}}
+
+{{- /*
+The same as environment. Where the webhook has put a literal into the live object, that is rendered again: an upgrade that
+changes nothing is then no change at all, and passes also while the webhook is down (to be mended by that very upgrade).
+*/ -}}
+{{- define "etcd-scaler.etcd.bootstrap-env" -}}
+{{- $live := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "etcd-scaler.target" .) -}}
+{{- $literal := dict -}}
+{{- if $live -}}
+{{- range $live.spec.template.spec.containers -}}
+{{- if eq .name "etcd" -}}
+{{- range .env -}}
+{{- if and (has .name (list "ETCD_INITIAL_CLUSTER" "ETCD_INITIAL_CLUSTER_STATE")) .value -}}
+{{- $_ := set $literal .name .value -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if ne (int $live.spec.replicas) (int .Values.etcd.replicaCount) -}}
+{{- $_ := unset $literal "ETCD_INITIAL_CLUSTER" -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $annotation := dict "ETCD_INITIAL_CLUSTER" "initial-cluster" "ETCD_INITIAL_CLUSTER_STATE" "initial-cluster-state" }}
+{{- if hasKey $literal $name }}
+- name: {{ $name }}
+  value: {{ get $literal $name | quote }}
+{{- else if contains (printf "/%s:" $annotation) (include "etcd-scaler.etcd.bootstrap-annotations" $) }}
+- name: {{ $name }}
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.annotations['etcd-scaler.io/{{ $annotation }}']
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "etcd-scaler.etcd.env" -}}
 {{- $host := include "etcd-scaler.etcd.host" (dict "root" . "pod" "$(POD_NAME)") -}}
 - name: POD_NAME
@@ -47,17 +97,7 @@ together with any other change of the template), and nothing on the chart's vers
   value: http://{{ $host }}:2379
 - name: ETCD_INITIAL_CLUSTER_TOKEN
   value: {{ include "etcd-scaler.target" . }}.{{ .Release.Namespace }}
-{{- with .Values.etcd.initialClusterState }}
-- name: ETCD_INITIAL_CLUSTER_STATE
-  value: {{ . }}
-{{- end }}
-{{- if eq .Values.etcd.initialCluster "auto" }}
-- name: ETCD_INITIAL_CLUSTER
-  value: {{ include "etcd-scaler.etcd.initial-cluster" . }}
-{{- else if .Values.etcd.initialCluster }}
-- name: ETCD_INITIAL_CLUSTER
-  value: {{ .Values.etcd.initialCluster | quote }}
-{{- end }}
+{{- include "etcd-scaler.etcd.bootstrap-env" . }}
 - name: ETCD_QUOTA_BACKEND_BYTES
   value: {{ include "etcd-scaler.number" .Values.etcd.quotaBackendBytes | quote }}
 - name: ETCD_AUTO_COMPACTION_MODE
@@ -123,7 +163,7 @@ spec:
         {{- with .Values.etcd.podLabels }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
-      {{- with .Values.etcd.podAnnotations }}
+      {{- with merge (include "etcd-scaler.etcd.bootstrap-annotations" . | fromYaml) .Values.etcd.podAnnotations }}
       annotations:
         {{- toYaml . | nindent 8 }}
       {{- end }}

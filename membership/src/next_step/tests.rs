@@ -17,7 +17,11 @@ fn names(steps: &[Step]) -> String {
         let text = format!("{step:?}");
         let ordinal = match step {
             Step::CreateVolume(o) | Step::PinVolume(o, _) | Step::Add(o, _) | Step::Permit(o, ..) => Some(o),
-            Step::Swap(o, _) | Step::Promote(o, _) | Step::TakeBack(o, ..) | Step::Renew(o, ..) => Some(o),
+            Step::Settle(o, _)
+            | Step::Swap(o, _)
+            | Step::Promote(o, _)
+            | Step::TakeBack(o, ..)
+            | Step::Renew(o, ..) => Some(o),
             _ => None,
         };
         let word = text.split(['(', ' ']).next().unwrap_or_default().to_owned();
@@ -78,6 +82,46 @@ fn a_lost_record_comes_back_from_the_lease_unless_it_is_another_clusters() {
     installed.copy = Some(Record::new(Id(0xdead)));
     assert_eq!(names(&installed.run()), "Record, Done");
     assert_eq!(installed.record, verified);
+    // Installed again over wiped volumes: the same names give the same IDs, but not that of the
+    // member that was added.
+    let mut wiped = World::settled(3);
+    let verified = wiped.record.take();
+    wiped.copy = verified.clone().map(|record| record.with(3, Id(0xadd), State::Member));
+    assert_eq!(names(&wiped.run()), "Record, Done");
+    assert_eq!(wiped.record, verified);
+}
+
+#[test]
+fn who_has_served_never_starts_as_new_again() {
+    let mut world = World::settled(3);
+    world.record = None;
+    world.pods.values_mut().for_each(|pod| pod.unsettled = true);
+    insta::assert_snapshot!(names(&world.run()), @"Record, Settle 0, Settle 1, Settle 2, Done");
+    let mut world = World::settled(3);
+    let id = world.members[&2].id;
+    world.record = world.record.map(|record| record.with(2, id, State::Bootstrapping));
+    world.serving.remove(&2);
+    world.broken = vec![2];
+    world.pods.get_mut(&2).unwrap().unsettled = true;
+    assert!(matches!(world.next(), Step::Wait(_)), "it has not served yet");
+}
+
+#[test]
+fn a_pod_that_never_started_is_made_again_from_a_corrected_template() {
+    let mut world = World::settled(3);
+    world.record = None;
+    world.serving.clear();
+    world.members.values_mut().for_each(|member| member.started = false);
+    world.broken = vec![0, 1, 2];
+    for pod in world.pods.values_mut() {
+        (pod.never_started, pod.trouble) = (true, stuck("container etcd: ErrImagePull", true));
+    }
+    assert!(matches!(world.next(), Step::Wait(_)), "nothing was corrected yet");
+    world.pods.get_mut(&1).unwrap().outdated = true;
+    let step = world.next();
+    assert!(matches!(&step, Step::Renew(1, _, why) if why.contains("template was changed")), "{step:?}");
+    world.pods.get_mut(&1).unwrap().never_started = false;
+    assert!(matches!(world.next(), Step::Wait(_)), "whoever ran is the controller's to roll");
 }
 
 #[test]

@@ -205,6 +205,10 @@ impl World {
                 self.pods.remove(ordinal);
                 self.serving.remove(ordinal);
             }
+            Step::Settle(ordinal, uid) => {
+                assert!(uid_is(&self.pods, ordinal, uid));
+                self.pods.get_mut(ordinal).unwrap().unsettled = false;
+            }
             Step::Promote(ordinal, id) => {
                 let member = self.members.get_mut(ordinal).unwrap();
                 assert!(member.id == *id && member.learner && self.serving.contains_key(ordinal));

@@ -1,8 +1,9 @@
 //! The environment of the etcd container: what is managed in it, and what its image does with it.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{Edit, list, named, text};
+use crate::names;
 use crate::version::Version;
 
 /// Every member's name and peer URL. etcd reads it only when it first starts on a directory.
@@ -11,6 +12,8 @@ pub(super) const INITIAL_CLUSTER: &str = "ETCD_INITIAL_CLUSTER";
 pub(super) const INITIAL_CLUSTER_STATE: &str = "ETCD_INITIAL_CLUSTER_STATE";
 /// Where the member's data is.
 pub(super) const DATA_DIR: &str = "ETCD_DATA_DIR";
+/// Where the member's write-ahead log is, if not in its data directory.
+pub(super) const WAL_DIR: &str = "ETCD_WAL_DIR";
 /// The script that starts plain etcd in Bitnami's images. Called directly, it skips their set-up,
 /// which adds members and wipes directories by itself (facts-etcd 2.4 and 7).
 pub(super) const BITNAMI_RUN: &str = "/opt/bitnami/scripts/etcd/run.sh";
@@ -21,10 +24,19 @@ pub(super) fn container(pod_spec: &Value, name: &str) -> Option<usize> {
     named(list(pod_spec, &["containers"]), name)
 }
 
-/// A pod template with the managed environment taken out: what is left differs only when
-/// something was changed that a roll-out is for.
+/// A pod template with the managed environment taken out, and the annotations from which it may
+/// come: what is left differs only when something was changed that a roll-out is for.
 pub(super) fn without_managed(template: &Value, name: &str) -> Value {
     let mut template = template.clone();
+    if let Some(Value::Object(metadata)) = template.get_mut("metadata") {
+        if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
+            annotations.retain(|key, _| key != names::INITIAL_CLUSTER && key != names::INITIAL_CLUSTER_STATE);
+        }
+        // No entries and no map are the same annotations.
+        if metadata.get("annotations").and_then(Value::as_object).is_none_or(Map::is_empty) {
+            metadata.remove("annotations");
+        }
+    }
     let index = template.get("spec").and_then(|spec| container(spec, name));
     let env = index.and_then(|index| template.pointer_mut(&format!("/spec/containers/{index}")));
     if let Some(Value::Object(container)) = env {
@@ -65,6 +77,34 @@ pub(super) fn set(edit: &mut Edit, container: &[&str], name: &str, value: &str) 
     } else {
         edit.remove(&entry);
         edit.insert(&entry, literal);
+    }
+}
+
+/// The managed entries of a container's environment by name, `null` where there is none.
+pub(super) fn managed(container: &Value) -> Map<String, Value> {
+    let env = list(container, &["env"]);
+    let entry = |name: &str| named(env, name).map_or(Value::Null, |index| env[index].clone());
+    MANAGED.iter().map(|name| ((*name).to_owned(), entry(name))).collect()
+}
+
+/// Puts managed entries back as [`managed`] gave them.
+pub(super) fn restore(edit: &mut Edit, container: &[&str], own: &Map<String, Value>) {
+    let env = [container, &["env"]].concat();
+    for name in MANAGED {
+        let Some(entry) = own.get(name) else { continue };
+        let entries = edit.get(&env).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        match (named(entries, name).map(|index| index.to_string()), entry) {
+            (Some(index), Value::Null) => edit.remove(&[&env[..], &[&index]].concat()),
+            (Some(index), entry) => {
+                let place = [&env[..], &[&index]].concat();
+                if edit.get(&place) != Some(entry) {
+                    edit.remove(&place);
+                    edit.insert(&place, entry.clone());
+                }
+            }
+            (None, Value::Null) => {}
+            (None, entry) => edit.push(&env, entry.clone()),
+        }
     }
 }
 

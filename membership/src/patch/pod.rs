@@ -42,7 +42,9 @@ pub fn patch(pod: &Value, statefulset: &Value, target: &Target, our_image: &str)
     }
 }
 
-fn owned_by(pod: &Value, statefulset: &Value) -> bool {
+/// Whether a pod is this very StatefulSet's: not one that was deleted, nor a person's.
+#[must_use]
+pub fn owned_by(pod: &Value, statefulset: &Value) -> bool {
     let uid = text(statefulset, &["metadata", "uid"]);
     list(pod, &["metadata", "ownerReferences"])
         .iter()
@@ -102,6 +104,8 @@ fn joiner(pod: &Value, ordinal: Ordinal, record: &Record, target: &Target, our_i
             "command": [etcd_path(etcd), "--version"],
         }),
     );
+    let others = record.members.iter().filter(|(other, _)| **other != ordinal);
+    let others = others.map(|(_, recorded)| recorded.id.to_string()).collect::<Vec<_>>().join(",");
     let mut mounts = list(etcd, &["volumeMounts"]).to_vec();
     mounts.push(json!({ "name": PERMISSION_VOLUME, "mountPath": PERMISSION_DIR, "readOnly": true }));
     let admit = with_limits_of(
@@ -110,7 +114,8 @@ fn joiner(pod: &Value, ordinal: Ordinal, record: &Record, target: &Target, our_i
             "name": ADMIT,
             "image": our_image,
             "imagePullPolicy": "IfNotPresent",
-            "command": ["/hook", "admit", "--data-dir", data_dir, "--permission-file", format!("{PERMISSION_DIR}/{PERMISSION_FILE}")],
+            "command": ["/hook", "admit", "--data-dir", data_dir, "--permission-file", format!("{PERMISSION_DIR}/{PERMISSION_FILE}"),
+                "--cluster", record.cluster, "--others", others],
             "volumeMounts": mounts,
             "terminationMessagePolicy": "FallbackToLogsOnError",
         }),
@@ -187,6 +192,10 @@ fn data_dir(etcd: &Value) -> Result<&str, String> {
             "its data directory cannot be told; set the variable ETCD_DATA_DIR of its etcd container to a literal path"
                 .into(),
         );
+    }
+    // What `admit` judges by is the log: it must be where it looks.
+    if flag_value(etcd, "wal-dir").is_some() || named(list(etcd, &["env"]), env::WAL_DIR).is_some() {
+        return Err("its write-ahead log has a directory of its own (ETCD_WAL_DIR), so whose data it has cannot be told; leave ETCD_WAL_DIR out".into());
     }
     let mounted = list(etcd, &["volumeMounts"]).iter().filter_map(|mount| text(mount, &["mountPath"])).any(|mount| {
         dir.strip_prefix(mount.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

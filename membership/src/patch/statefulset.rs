@@ -8,12 +8,15 @@
 //! holds the person's or chart's own one, `"0"` where there was none. Without it, a live partition
 //! is their own: that is how one that was set before we came is told from ours.
 
+use std::collections::BTreeMap;
+
 use json_patch::Patch;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Edit, annotation, env, get, text};
-use crate::names::{KEPT_PARTITION, RECORD, Target};
-use crate::record::{ParseRecordError, Record};
+use crate::names::{KEPT_PARTITION, LEAVING, LEFT, Ordinal, RECORD, Target};
+use crate::observed::{self, Answered};
+use crate::record::{ParseRecordError, Record, State};
 
 /// `spec.replicas`, 1 where it is absent as the API server has it.
 #[must_use]
@@ -31,6 +34,21 @@ pub fn first_ordinal(object: &Value) -> u32 {
 #[must_use]
 pub fn record(object: &Value) -> Option<Result<Record, ParseRecordError>> {
     annotation(object, RECORD).map(Record::parse)
+}
+
+/// The managed environment of a StatefulSet, or of a ControllerRevision's data: by name the entry,
+/// `null` where there is none.
+#[must_use]
+pub fn managed_of(object: &Value, target: &Target) -> Map<String, Value> {
+    let spec = get(object, &["spec", "template", "spec"]).unwrap_or(&Value::Null);
+    let container = env::container(spec, &target.container).map(|index| &super::list(spec, &["containers"])[index]);
+    env::managed(container.unwrap_or(&Value::Null))
+}
+
+/// Since when the StatefulSet is given back, if it is.
+#[must_use]
+pub fn left(object: &Value) -> Option<&str> {
+    annotation(object, LEFT)
 }
 
 /// A roll-out that is under way, in a sentence; `None` when there is none.
@@ -56,6 +74,55 @@ pub fn rollout(object: &Value) -> Option<String> {
     (updated < to_update).then(|| format!("{updated} of {to_update} pods are updated"))
 }
 
+/// Where the controller is behind what is wanted, in a sentence: pods missing, too many, not Ready,
+/// or made from an older template than the strategy allows. `None`: it has nothing to do.
+#[must_use]
+pub fn behind(object: &Value) -> Option<String> {
+    let wanted = replicas(object);
+    let count = |field: &str| number(object, &["status", field]).unwrap_or(0);
+    let (made, ready) = (count("replicas"), count("readyReplicas"));
+    if made != wanted {
+        return Some(format!("{made} of {wanted} pods are there"));
+    }
+    if ready != wanted {
+        return Some(format!("{ready} of {wanted} pods are Ready"));
+    }
+    rollout(object)
+}
+
+/// Whether a record's members answer now: a quorum of them holds a member list with each of them.
+#[must_use]
+pub fn lives(record: &Record, target: &Target, answers: &BTreeMap<Ordinal, Answered>) -> bool {
+    let Ok(agreed) = observed::agreed(target, answers) else { return false };
+    let mut settled = record.members.values().filter(|recorded| recorded.state != State::Joining);
+    agreed.cluster == record.cluster
+        && settled.all(|recorded| agreed.members.iter().any(|member| member.id == recorded.id))
+}
+
+/// What is rewritten in a StatefulSet that is being created; `living`: what was verified about the
+/// members that answer now in its place.
+///
+/// # Errors
+/// The sentence with which it is refused: another count than that of the living members.
+pub fn created(new: &Value, target: &Target, living: Option<&Record>) -> Result<Patch, String> {
+    let mut edit = Edit::new(new);
+    let place = ["metadata", "annotations", RECORD];
+    match living {
+        Some(record) if record.count() != replicas(new) => {
+            let count = record.count();
+            return Err(format!(
+                "creating {target} with {} replicas is refused: {count} etcd members answer in its place ({}). Created with another count it would delete a living member's pod, or start one beside them. Create it with {count}: helm upgrade --set etcd.replicaCount={count}, and scale then.",
+                replicas(new),
+                record.members.keys().map(|ordinal| target.pod(*ordinal)).collect::<Vec<_>>().join(", "),
+            ));
+        }
+        Some(record) => edit.set(&place, record.annotation().into()),
+        // What a saved manifest says of members that do not answer is not verified.
+        None => edit.remove(&place),
+    }
+    Ok(edit.finish())
+}
+
 /// One update of the target, as it was asked for.
 pub struct Update<'a> {
     old: &'a Value,
@@ -75,11 +142,18 @@ impl<'a> Update<'a> {
     pub fn new(old: &'a Value, new: &'a Value, target: &'a Target, by_hook: bool) -> Result<Self, String> {
         let (before, asked) = (annotation(old, RECORD), annotation(new, RECORD));
         let record = if by_hook { asked } else { before };
-        if !by_hook && asked.is_some() && asked != before {
-            return Err(format!(
-                "changing the annotation {RECORD} of {target} is refused: it holds what was verified about the etcd \
-                 cluster, and only the etcd-scaler Job writes it. Leave the annotation out of the change."
-            ));
+        for (key, what) in [
+            (RECORD, "it holds what was verified about the etcd cluster"),
+            (LEAVING, "it turns the care for the etcd cluster off"),
+            (LEFT, "it turns the care for the etcd cluster off"),
+        ] {
+            let asked = annotation(new, key);
+            if !by_hook && asked.is_some() && asked != annotation(old, key) {
+                return Err(format!(
+                    "changing the annotation {key} of {target} is refused: {what}, and only the etcd-scaler Job \
+                     writes it. Leave the annotation out of the change."
+                ));
+            }
         }
         Ok(Self { old, new, target, record })
     }
@@ -136,6 +210,10 @@ impl<'a> Update<'a> {
         }
         let index = index.to_string();
         let container = ["spec", "template", "spec", "containers", &index];
+        if let Some(own) = self.leaving() {
+            env::restore(edit, &container, &own);
+            return;
+        }
         let peers = self.target.initial_cluster(0..replicas(self.new));
         env::set(edit, &container, env::INITIAL_CLUSTER, &peers);
         if !get(self.new, &container).is_some_and(env::state_does_harm) {
@@ -143,10 +221,22 @@ impl<'a> Update<'a> {
         }
     }
 
+    /// The managed environment that is to be put back before an uninstall.
+    fn leaving(&self) -> Option<Map<String, Value>> {
+        serde_json::from_str(annotation(self.new, LEAVING)?).ok()
+    }
+
     /// Writes the partition and gives their own one that is kept while ours is in force.
     fn set_partition(&self, edit: &mut Edit, rollout: bool) -> Option<u32> {
         let kept = annotation(self.old, KEPT_PARTITION).and_then(|kept| kept.parse::<u32>().ok());
         if kept.is_none() && !self.manages() {
+            return None;
+        }
+        // Given back in this request: their own again.
+        if annotation(self.new, LEFT).is_some() && annotation(self.old, LEFT) != annotation(self.new, LEFT) {
+            if let Some(own) = kept {
+                edit.set(&PARTITION, own.into());
+            }
             return None;
         }
         let changes_template = self.changes_template();

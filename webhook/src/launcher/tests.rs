@@ -49,7 +49,7 @@ fn at(second: i64) -> Timestamp {
 
 /// Seen at second 0.
 fn memory() -> Memory {
-    let need = Need { uid: "sts-uid".into(), desired: 4, run: "run".into() };
+    let need = Need { uid: "sts-uid".into(), desired: 4, run: "run".into(), generation: 1 };
     Memory { need, since: at(0), tried: 0, forgiven: 0, given_up: false }
 }
 
@@ -125,7 +125,8 @@ async fn the_second_to_make_a_job_is_told_that_it_exists() {
     let api = crate::fake_api::FakeApi::default();
     let target = crate::cluster::tests::args();
     let events = Events::new(&api.client(), &target, "pod".into());
-    let launcher = Launcher::new(&api.client(), &target, "scaler".into(), events);
+    let launcher =
+        Launcher::new(&api.client(), &target, "scaler".into(), Cluster::new(&api.client(), target.clone()), events);
     let need = memory().need;
     assert!(launcher.make(&need, 0).await.is_err(), "no CronJob");
     let cronjob = json!({ "metadata": { "name": "scaler", "namespace": "puls8" }, "spec": { "schedule": "", "jobTemplate": {} } });

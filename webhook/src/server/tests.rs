@@ -239,11 +239,34 @@ async fn what_is_not_ours_passes_untouched() {
     other["request"]["name"] = json!("other");
     let mut elsewhere = helm(4);
     elsewhere["request"]["namespace"] = json!("elsewhere");
-    let created = review("statefulsets", "CREATE", "puls8-etcd", json!(null), statefulset());
-    for review in [other, elsewhere, created] {
+    for review in [other, elsewhere] {
         let response = bench.ask("/mutate", review).await;
         assert_eq!((&response["allowed"], &response["patch"]), (&json!(true), &json!(null)));
     }
+}
+
+#[tokio::test]
+async fn a_statefulset_that_is_created_where_nobody_answers_is_new() {
+    let bench = bench(None);
+    let response = bench.ask("/mutate", review("statefulsets", "CREATE", "", json!(null), statefulset())).await;
+    assert_eq!(response["allowed"], true);
+    // What the manifest says of members that do not answer is not verified.
+    let removed = json!([{ "op": "remove", "path": "/metadata/annotations/etcd-scaler.io~1record" }]);
+    assert_eq!(response["patch"], removed);
+}
+
+#[tokio::test]
+async fn only_a_pod_outside_the_count_is_asked_about() {
+    let bench = bench(None);
+    let deleted = |ordinal: u32| review("pods", "DELETE", &format!("puls8-etcd-{ordinal}"), pod(ordinal), json!(null));
+    assert_eq!(bench.ask("/validate", deleted(2)).await["allowed"], true, "it comes back");
+    let refused = bench.ask("/validate", deleted(3)).await;
+    assert_eq!((&refused["allowed"], &refused["status"]["code"]), (&json!(false), &json!(403)));
+    assert!(refused["status"]["message"].as_str().unwrap().contains("is not known"), "{refused}");
+    let mut deleting = statefulset();
+    deleting["metadata"]["deletionTimestamp"] = json!("2026-11-24T10:00:00Z");
+    bench.api.put(STATEFULSET, deleting);
+    assert_eq!(bench.ask("/validate", deleted(3)).await["allowed"], true, "all of it goes");
 }
 
 #[tokio::test]

@@ -146,7 +146,11 @@ fn a_joiner_is_held() {
             "--data-dir",
             "/var/lib/etcd/data",
             "--permission-file",
-            "/etc/etcd-scaler/permission"
+            "/etc/etcd-scaler/permission",
+            "--cluster",
+            "0000000000000001",
+            "--others",
+            "0000000000000010,0000000000000011,0000000000000012,0000000000000013"
           ],
           "image": "etcd-scaler:1",
           "imagePullPolicy": "IfNotPresent",

@@ -294,3 +294,84 @@ fn only_the_hook_changes_the_record_and_a_dropped_one_is_put_back() {
     assert_eq!(write(&live(), &dropped, false), live());
     assert_eq!(annotation(&write(&live(), &dropped, true), RECORD), None, "the hook may forget");
 }
+
+fn answering(members: u32) -> BTreeMap<Ordinal, Answered> {
+    let list: Vec<_> = (0..members)
+        .map(|o| observed::ListedMember {
+            id: Id(0x10 + u64::from(o)),
+            name: puls8().pod(o),
+            peer_urls: vec![puls8().peer_url(o)],
+            client_urls: vec![puls8().client_url(o)],
+            learner: false,
+        })
+        .collect();
+    let answer = |o: u32| observed::Answer {
+        member: Id(0x10 + u64::from(o)),
+        cluster: Id(0xc1),
+        leader: None,
+        learner: false,
+        version: "3.6.0".into(),
+        revision: 1,
+        raft_index: 1,
+        applied_index: 1,
+        errors: Vec::new(),
+        list: Some(list.clone()),
+    };
+    (0..members).map(|o| (o, Ok(answer(o)))).collect()
+}
+
+#[test]
+fn a_record_lives_when_a_quorum_has_each_of_its_members() {
+    assert!(lives(&record_of(3), &puls8(), &answering(3)));
+    assert!(!lives(&record_of(4), &puls8(), &answering(3)), "wiped and bootstrapped anew");
+    assert!(!lives(&record_of(3), &puls8(), &BTreeMap::new()), "nobody answers");
+    let joining = record_of(3).with(3, Id(7), State::Joining);
+    assert!(lives(&joining, &puls8(), &answering(3)), "who never served is not missed");
+}
+
+#[test]
+fn a_statefulset_made_over_living_members_gets_their_record_and_no_other_count() {
+    let new = annotated(charts(), &Record::new(Id(1)));
+    let mut stored = new.clone();
+    json_patch::patch(&mut stored, &created(&new, &puls8(), Some(&record_of(3))).unwrap()).unwrap();
+    assert_eq!(annotation(&stored, RECORD), Some(record_of(3).annotation().as_str()));
+    insta::assert_snapshot!(created(&new, &puls8(), Some(&record_of(4))).unwrap_err(), @"creating StatefulSet puls8/puls8-etcd with 3 replicas is refused: 4 etcd members answer in its place (puls8-etcd-0, puls8-etcd-1, puls8-etcd-2, puls8-etcd-3). Created with another count it would delete a living member's pod, or start one beside them. Create it with 4: helm upgrade --set etcd.replicaCount=4, and scale then.");
+}
+
+#[test]
+fn given_back_it_is_as_its_chart_had_it_and_nobody_rolls() {
+    // Scaled 3 → 4 with a partition of the chart's own.
+    let charts = with(charts(), "/spec/updateStrategy/rollingUpdate/partition", json!(1));
+    let three = annotated(charts.clone(), &record_of(3));
+    let four = write(&three, &with(three.clone(), "/spec/replicas", json!(4)), false);
+    assert_ne!(four["spec"]["template"], charts["spec"]["template"]);
+    let asks = |old: &Value, changes: &[(&str, Option<&str>)]| {
+        let mut new = old.clone();
+        for (key, value) in changes {
+            new["metadata"]["annotations"][*key] = json!(value);
+        }
+        new
+    };
+    let env = Value::Object(managed_of(&charts, &puls8())).to_string();
+    let leaving = write(&four, &asks(&four, &[(LEAVING, Some(&env))]), true);
+    assert_eq!(leaving["spec"]["template"], charts["spec"]["template"], "the pods' own revision again");
+    assert_eq!(partition(&leaving), Some(4), "and still nobody rolls");
+    let left = asks(&leaving, &[(LEFT, Some("2026-11-24T10:00:00Z")), (LEAVING, None), (RECORD, None)]);
+    let left = write(&leaving, &left, true);
+    assert_eq!((partition(&left), annotation(&left, KEPT_PARTITION)), (Some(1), None));
+    assert_eq!(left["spec"]["template"], charts["spec"]["template"]);
+    let by_a_person = asks(&four, &[(LEFT, Some("2026-11-24T10:00:00Z"))]);
+    assert!(Update::new(&four, &by_a_person, &puls8(), false).is_err());
+}
+
+#[test]
+fn a_controller_with_something_to_do_is_behind() {
+    let at = |replicas: u32, ready: u32| {
+        with(with(charts(), "/status/replicas", json!(replicas)), "/status/readyReplicas", json!(ready))
+    };
+    assert_eq!(behind(&at(3, 3)), None);
+    assert_eq!(behind(&at(2, 2)).unwrap(), "2 of 3 pods are there");
+    assert_eq!(behind(&at(3, 2)).unwrap(), "2 of 3 pods are Ready");
+    let rolling = with(with(at(3, 3), "/status/updateRevision", json!("b")), "/status/updatedReplicas", json!(1));
+    assert_eq!(behind(&rolling).unwrap(), "1 of 3 pods are updated");
+}

@@ -1,0 +1,126 @@
+//! Moves an old member's data out of the way, inside the same directory, so that etcd starts as
+//! new there and the data can still be looked at.
+//!
+//! The whole content is moved, not `member/` alone: Bitnami's images keep files of the member
+//! beside it and read them again at the next start (facts-etcd 7). `member/` is moved last, so that
+//! a move that was cut short is begun again: until then the log still tells whose data it is.
+
+use std::fs::{File, create_dir, read_dir, remove_dir_all, rename};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+/// How the directories are called that hold what was set aside: this, and the old member's ID.
+const PREFIX: &str = "set-aside-";
+/// What the file system itself keeps at the top of a volume.
+const NOT_OURS: &str = "lost+found";
+/// The directory of etcd's own data.
+const MEMBER: &str = "member";
+
+/// Why a directory's content could not be set aside.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {attempt} {path}")]
+pub struct SetAsideError {
+    attempt: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Moves everything in `data_dir` to `set-aside-<name>` in it and gives that path; `None` when
+/// there is nothing to move. Of what was set aside before, nothing is kept: the latest is enough,
+/// and a volume has room for two databases at best.
+///
+/// # Errors
+/// When something could not be moved. What was moved stays moved; calling again goes on.
+pub fn set_aside(data_dir: &Path, name: &str) -> Result<Option<PathBuf>, SetAsideError> {
+    let mut content = Vec::new();
+    let mut older = Vec::new();
+    let into = data_dir.join(format!("{PREFIX}{name}"));
+    match read_dir(data_dir) {
+        Ok(entries) => {
+            for entry in entries {
+                let entry = entry.map_err(failed("list", data_dir))?;
+                let called = entry.file_name();
+                match called.to_str() {
+                    Some(NOT_OURS) => {}
+                    Some(called) if called.starts_with(PREFIX) => older.push(entry.path()),
+                    _ => content.push(entry.path()),
+                }
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("list", data_dir)(error)),
+    }
+    if content.is_empty() {
+        return Ok(None);
+    }
+    match create_dir(&into) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed("make", &into)(error)),
+        _ => {}
+    }
+    content.sort_by_key(|path| path.file_name().is_some_and(|called| called == MEMBER));
+    for path in content {
+        let target = into.join(path.file_name().unwrap_or_default());
+        if target.is_dir() {
+            remove_dir_all(&target).map_err(failed("remove the older", &target))?;
+        }
+        rename(&path, &target).map_err(failed("move aside", &path))?;
+    }
+    // A power cut must not bring the old log back under the new member.
+    for directory in [&into, data_dir] {
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed("sync", directory))?;
+    }
+    for path in older.into_iter().filter(|path| *path != into) {
+        remove_dir_all(&path).map_err(failed("remove the older", &path))?;
+    }
+    Ok(Some(into))
+}
+
+fn failed<'a>(attempt: &'static str, path: &'a Path) -> impl Fn(io::Error) -> SetAsideError + use<'a> {
+    move |source| SetAsideError { attempt, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{create_dir_all, write};
+
+    fn listed(directory: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn everything_but_what_is_not_ours_is_moved_and_the_latest_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        for inner in ["member/wal", "lost+found", "set-aside-1/member"] {
+            create_dir_all(dir.path().join(inner)).unwrap();
+        }
+        write(dir.path().join("member_id"), "2").unwrap();
+        let into = set_aside(dir.path(), "2").unwrap().unwrap();
+        assert_eq!(listed(dir.path()), ["lost+found", "set-aside-2"]);
+        assert_eq!(listed(&into), ["member", "member_id"]);
+    }
+
+    #[test]
+    fn a_move_that_was_cut_short_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        create_dir_all(dir.path().join("member")).unwrap();
+        create_dir_all(dir.path().join("set-aside-2/member")).unwrap();
+        write(dir.path().join("set-aside-2/member_id"), "2").unwrap();
+        let into = set_aside(dir.path(), "2").unwrap().unwrap();
+        assert_eq!(listed(&into), ["member", "member_id"]);
+        assert_eq!(listed(dir.path()), ["set-aside-2"]);
+    }
+
+    #[test]
+    fn nothing_to_move_is_nothing_done() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(set_aside(dir.path(), "2").unwrap(), None);
+        assert_eq!(set_aside(&dir.path().join("absent"), "2").unwrap(), None);
+        create_dir_all(dir.path().join("set-aside-1")).unwrap();
+        assert_eq!(set_aside(dir.path(), "2").unwrap(), None);
+        assert_eq!(listed(dir.path()), ["set-aside-1"]);
+    }
+}

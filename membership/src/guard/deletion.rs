@@ -1,0 +1,90 @@
+//! Whether the StatefulSet controller may delete a pod that is outside the wanted ordinals.
+//!
+//! Not before its member has left etcd's member list (invariant 3): a pod that goes first costs a
+//! vote that still counts.
+
+use std::collections::BTreeMap;
+
+use crate::names::{Ordinal, Target};
+use crate::observed::{Answered, agreed};
+
+/// Decides, from what the members say just now.
+///
+/// # Errors
+/// The sentence with which the deletion is refused.
+pub fn may_go(
+    target: &Target,
+    ordinal: Ordinal,
+    wanted: u32,
+    answers: &BTreeMap<Ordinal, Answered>,
+) -> Result<(), String> {
+    let pod = target.pod(ordinal);
+    let refused = |found: &str, why: &str, way_out: &str| {
+        format!("deleting {pod} because {target} wants {wanted} replicas is refused: {found}. {why} {way_out}")
+    };
+    let list = agreed(target, answers).map_err(|unseen| {
+        refused(
+            &format!("whether its member is still in etcd's member list is not known ({unseen})"),
+            "A pod that goes before its member is removed costs a vote of the quorum.",
+            &format!(
+                "It is tried again by itself once a quorum answers. If there is no etcd behind it any more, delete the pod by hand: kubectl delete pod -n {} {pod}",
+                target.namespace
+            ),
+        )
+    })?;
+    let url = target.peer_url(ordinal);
+    match list.members.iter().find(|member| member.peer_urls.contains(&url)) {
+        None => Ok(()),
+        Some(member) => Err(refused(
+            &format!("its member {} is still in etcd's member list", member.id),
+            "A pod that goes before its member is removed costs a vote of the quorum.",
+            "The etcd-scaler Job removes a newcomer that is not wanted any more, and the pod goes then; to keep the member, go back to the count before.",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::tests::puls8;
+    use crate::observed::{Answer, ListedMember};
+    use crate::record::Id;
+
+    fn answers(listed: u32, answering: u32) -> BTreeMap<Ordinal, Answered> {
+        let list: Vec<ListedMember> = (0..listed)
+            .map(|o| ListedMember {
+                id: Id(o.into()),
+                name: puls8().pod(o),
+                peer_urls: vec![puls8().peer_url(o)],
+                client_urls: vec![puls8().client_url(o)],
+                learner: false,
+            })
+            .collect();
+        let answer = |o: u32| Answer {
+            member: Id(o.into()),
+            cluster: Id(9),
+            leader: Some(Id(0)),
+            learner: false,
+            version: "3.6.0".into(),
+            revision: 1,
+            raft_index: 1,
+            applied_index: 1,
+            errors: Vec::new(),
+            list: Some(list.clone()),
+        };
+        (0..listed).map(|o| (o, if o < answering { Ok(answer(o)) } else { Err("no answer".into()) })).collect()
+    }
+
+    #[test]
+    fn a_pod_goes_after_its_member_only() {
+        assert_eq!(may_go(&puls8(), 3, 3, &answers(3, 3)), Ok(()));
+        assert_eq!(may_go(&puls8(), 3, 3, &answers(3, 2)), Ok(()), "a quorum tells");
+        insta::assert_snapshot!(may_go(&puls8(), 3, 3, &answers(4, 4)).unwrap_err(), @"deleting puls8-etcd-3 because StatefulSet puls8/puls8-etcd wants 3 replicas is refused: its member 0000000000000003 is still in etcd's member list. A pod that goes before its member is removed costs a vote of the quorum. The etcd-scaler Job removes a newcomer that is not wanted any more, and the pod goes then; to keep the member, go back to the count before.");
+    }
+
+    #[test]
+    fn unknown_refuses() {
+        insta::assert_snapshot!(may_go(&puls8(), 3, 3, &answers(3, 1)).unwrap_err(), @"deleting puls8-etcd-3 because StatefulSet puls8/puls8-etcd wants 3 replicas is refused: whether its member is still in etcd's member list is not known (1 of 3 voting members answered (puls8-etcd-1: no answer; puls8-etcd-2: no answer)). A pod that goes before its member is removed costs a vote of the quorum. It is tried again by itself once a quorum answers. If there is no etcd behind it any more, delete the pod by hand: kubectl delete pod -n puls8 puls8-etcd-3");
+        assert!(may_go(&puls8(), 3, 3, &BTreeMap::new()).is_err());
+    }
+}
