@@ -45,13 +45,21 @@ CONTAINERD_SOCKET=/run/containerd/containerd.sock # each node has its own /run
 
 # program_dir MODULE: where the programs of modules/MODULE are, once built. The
 # key covers everything the result depends on, so a changed pin is another
-# directory and an old one is never mistaken for it.
+# directory and an old one is never mistaken for it. What is not built from Go
+# has only a `build`.
 program_dir() {
   local module=$BED_SOURCE/modules/$1 key
-  key=$({ cat "$module"/{go.mod,go.sum,build} && find "$module" -name '*.go' -exec cat {} +; } | sha256sum | cut -c1-12)
+  key=$({ cat "$module"/{go.mod,go.sum,build} 2>/dev/null || true; find "$module" -name '*.go' -exec cat {} +; } | sha256sum | cut -c1-12)
   echo "$BED_PROGRAMS/$1-$(uname -m)-$key"
 }
-BED_MODULES=(kubernetes helm-4 helm-3 coredns etcd-3.6 etcd-3.5)
+BED_MODULES=(kubernetes helm-4 helm-3 coredns etcd-3.6 etcd-3.5 etcd-3.5-early)
+# Not served everywhere: the bed also does without it.
+BED_OPTIONAL_MODULES=(etcd-3.4)
+# Each is an image too, localhost/etcd:VERSION.
+BED_ETCDS=(etcd-3.6 etcd-3.5 etcd-3.5-early etcd-3.4)
+
+# etcd_version MODULE: what its etcd calls itself, for example 3.6.16.
+etcd_version() { "$(program_dir "$1")/etcd" --version | sed -n 's/^etcd Version: //p'; }
 
 # pinned MODULE PATH: the version of PATH that modules/MODULE/go.mod requires.
 pinned() {

@@ -48,14 +48,15 @@ fill_busybox() {
 }
 fill_etcd() {
   mkdir -p "$1/usr/local/bin" && mkdir -m 1777 "$1/tmp"
-  cp "$etcd"/{etcd,etcdctl,etcdutl} "$1/usr/local/bin/"
+  find "$etcd" -maxdepth 1 -type f -exec cp {} "$1/usr/local/bin/" \;
+  [[ ! -e $etcd/libraries ]] || cp -r "$etcd/libraries/." "$1/"
 }
 
 busybox_sum=$(sha256sum <"$busybox")
 image pause 1 "$busybox_sum" fill_pause
 image busybox 1 "$busybox_sum" fill_busybox
-for module in etcd-3.6 etcd-3.5; do
+for module in "${BED_ETCDS[@]}"; do
   etcd=$(program_dir "$module")
-  version=$(pinned "$module" go.etcd.io/etcd/server/v3)
-  image etcd "${version#v}" "$etcd" fill_etcd
+  [[ -e $etcd ]] || continue # an optional one; build.sh has said so
+  image etcd "$(etcd_version "$module")" "$etcd" fill_etcd
 done
