@@ -25,7 +25,8 @@ mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
 # nothing reaches the machine's and no two nodes share any. kubelets that share
 # /var/log/pods empty each other's logs. /var/local is for hostPath volumes.
 for directory in /var/lib/kubelet /var/lib/containerd /var/lib/cni /var/log/pods /var/log/containers /var/local; do
-  own=$disk${directory//\//-}
+  own=${directory#/} # var-local in the node's own directory: host/plant-seed.sh fills some
+  own=$disk/${own//\//-}
   mkdir -p "$own" "$directory"
   mount --bind "$own" "$directory"
 done
