@@ -59,7 +59,8 @@ certificate controller-manager /CN=system:kube-controller-manager
 certificate scheduler /CN=system:kube-scheduler
 certificate proxy /CN=system:kube-proxy
 certificate coredns /CN=system:coredns
-for client in admin controller-manager scheduler proxy coredns; do kubeconfig "$client"; done
+certificate provisioner /CN=bed:provisioner
+for client in admin controller-manager scheduler proxy coredns provisioner; do kubeconfig "$client"; done
 
 for ((n = 0; n < nodes; n++)); do
   # The same certificate for both sides of a kubelet: client and server.

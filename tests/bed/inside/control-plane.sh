@@ -78,6 +78,7 @@ keep "$LOGS/kube-scheduler.log" "$kubernetes/kube-scheduler" \
   --leader-elect=false
 
 "$kubernetes/kubectl" --kubeconfig=admin.kubeconfig apply -f "$BED_SOURCE/config/cluster.yaml" >"$LOGS/cluster.log" 2>&1
+for half in claims volumes; do keep "$LOGS/provisioner.log" "$here/provisioner.sh" "$half"; done
 export RUN CONTROL_PLANE_IP # the Corefile uses them
 keep "$LOGS/coredns.log" "$(program_dir coredns)/coredns" -conf "$BED_SOURCE/config/Corefile"
 
