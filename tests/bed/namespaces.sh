@@ -11,6 +11,8 @@ _entered=(setpriv --pdeathsig TERM bash -c 'cd -- "$0" && exec "$@"')
 # keeps working directory, standard files and exit code.
 exec_in_control_plane() {
   local process
+  # A test that was entered kills nodes too; from inside, pid 1 is the control plane's own.
+  ! cgroup_processes "$CGROUP/control-plane" | grep -qx 1 || exec "$@"
   process=$(cgroup_init "$CGROUP/control-plane") || die "bed '$BED' is not up"
   exec nsenter -t "$process" -n -m -p -u -i -- "${_entered[@]}" "$PWD" "$@"
 }

@@ -68,10 +68,18 @@ pub fn is_bed() -> bool {
 /// # Errors
 /// When it fails.
 pub async fn in_node(node: &str, command: &[&str]) -> anyhow::Result<String> {
-    let number = node.strip_prefix("node-").with_context(|| format!("{node} is not a node of the bed"))?;
+    self::node(node, &[&["enter"], command].concat()).await
+}
+
+/// `tests/bed/node N …`: kill, start, freeze, thaw, cut, join or enter a node of the bed.
+///
+/// # Errors
+/// When it fails, and on another cluster.
+pub async fn node(name: &str, words: &[&str]) -> anyhow::Result<String> {
+    ensure!(is_bed(), "{name} is not the test bed's: {words:?} cannot be done to it");
+    let number = name.strip_prefix("node-").with_context(|| format!("{name} is not a node of the bed"))?;
     let script = top().join("tests/bed/node");
-    let words = [&[number, "enter"], command].concat();
-    run(&script.to_string_lossy(), words, "", Duration::from_secs(30)).await?.ok()
+    run(&script.to_string_lossy(), [&[number], words].concat(), "", Duration::from_secs(30)).await?.ok()
 }
 
 /// Where the bed's API server writes its audit log.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use crate::cluster::{in_node, names, nodes};
-use crate::process::{run, until};
+use crate::cluster::{in_node, names, node, nodes};
+use crate::members::text;
+use crate::process::{kubectl, kubectl_json, run, until};
 use crate::release::Release;
 
 /// Keeps a deleted pod's object, so that the StatefulSet controller makes no new one: the member
@@ -49,6 +50,36 @@ impl Release {
         run("kubectl", status, "", PATIENCE + Duration::from_secs(5)).await?.ok().map(drop)
     }
 
+    /// Kills the process of a pod's container without a word; the kubelet starts it again.
+    ///
+    /// # Errors
+    /// When there is none, or no other takes its place.
+    pub async fn restart_container(&self, pod: &str, container: &str) -> anyhow::Result<()> {
+        let before = self.running(pod, container).await?;
+        kill_container(&before.node, &before.id).await?;
+        until("the container runs again", PATIENCE, async || {
+            let now = self.running(pod, container).await?;
+            ensure!(now.id != before.id, "container {container} of {pod} is still {}", now.id);
+            Ok(())
+        })
+        .await
+    }
+
+    /// A running container, and where.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn running(&self, pod: &str, container: &str) -> anyhow::Result<Running> {
+        let object = self.json(&["get", "pod", pod]).await?;
+        let kinds = ["containerStatuses", "initContainerStatuses"].map(|kind| object["status"][kind].as_array());
+        let status = kinds.into_iter().flatten().flatten().find(|status| status["name"] == container);
+        let status = status.with_context(|| format!("{pod} has no container {container} yet"))?;
+        ensure!(status["state"]["running"].is_object(), "container {container} of {pod} is {}", status["state"]);
+        let id = text(&status["containerID"]);
+        let id = id.rsplit_once("//").map(|(_, id)| id.to_owned()).with_context(|| format!("no container ID: {id}"))?;
+        Ok(Running { node: text(&object["spec"]["nodeName"]), id })
+    }
+
     /// Removes what keeps deleted pods, if anything does.
     ///
     /// # Errors
@@ -63,6 +94,80 @@ impl Release {
         }
         Ok(())
     }
+}
+
+/// A container that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Its node.
+    pub node: String,
+    /// Its ID, as its node's containerd knows it.
+    pub id: String,
+}
+
+/// Ends the process of a container on the bed, as the kernel does when memory is short.
+///
+/// # Errors
+/// When it does not run.
+pub async fn kill_container(node: &str, id: &str) -> anyhow::Result<()> {
+    in_node(node, &["ctr", "-n", "k8s.io", "tasks", "kill", "--all", "--signal", "SIGKILL", id]).await.map(drop)
+}
+
+/// Ends everything on a node of the bed at once, as a power cut does.
+///
+/// # Errors
+/// When something of it stays.
+pub async fn kill_node(name: &str) -> anyhow::Result<()> {
+    node(name, &["kill"]).await.map(drop)
+}
+
+/// Starts a node of the bed again on the same disk, and waits until it is Ready.
+///
+/// # Errors
+/// When it is not in time.
+pub async fn start_node(name: &str) -> anyhow::Result<()> {
+    node(name, &["start"]).await?;
+    // A node that was away for less than its lease is Ready on paper: ask for a new life.
+    let boot = in_node(name, &["cat", "/proc/sys/kernel/random/boot_id"]).await?;
+    until("the node is Ready", PATIENCE, async || {
+        let object = kubectl_json(["get", "node", name]).await?;
+        let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+        let ready = conditions.filter(|condition| condition["type"] == "Ready").any(|ready| ready["status"] == "True");
+        let info = &object["status"]["nodeInfo"]["bootID"];
+        ensure!(ready && info == boot.trim(), "{name}: Ready is {ready}, boot {info}, now {}", boot.trim());
+        Ok(())
+    })
+    .await
+}
+
+/// Stops all processes of a node of the bed where they are.
+///
+/// # Errors
+/// When it does not run.
+pub async fn freeze_node(name: &str) -> anyhow::Result<()> {
+    node(name, &["freeze"]).await.map(drop)
+}
+
+/// Lets them go on.
+///
+/// # Errors
+/// When it does not run.
+pub async fn thaw_node(name: &str) -> anyhow::Result<()> {
+    node(name, &["thaw"]).await.map(drop)
+}
+
+/// Starts and thaws every node of the bed: what a scenario that failed may have left behind.
+///
+/// # Errors
+/// When one does not come back.
+pub async fn repair_nodes() -> anyhow::Result<()> {
+    for name in nodes().await? {
+        thaw_node(&name).await?;
+        node(&name, &["join"]).await?;
+        start_node(&name).await?;
+        kubectl(["uncordon", &name]).await?;
+    }
+    Ok(())
 }
 
 /// A name of its own for an image, on every node of the bed: it can be taken off a node without

@@ -16,3 +16,4 @@ pub mod memory;
 pub mod process;
 pub mod release;
 pub mod scenario;
+pub mod turns;
