@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::names::Ordinal;
 use crate::names::{MOST_MEMBERS, Target};
-use crate::observed::{Answer, Answered};
+use crate::observed::{Answer, Answered, agreed};
 use crate::quorum::quorum;
 use crate::record::{ParseRecordError, Record};
 
@@ -143,6 +143,10 @@ impl Change<'_> {
         };
         let verified = record.count();
         if *new < verified {
+            // Who has left the member list already takes no vote along.
+            if let Some(rest) = self.left_by(record) {
+                return self.health(&rest);
+            }
             return Some(self.refuse(
                 &format!("{verified} members are verified"),
                 "A pod that goes before its member is removed from etcd costs the quorum, and scale-down is not built yet in this version.",
@@ -183,6 +187,18 @@ impl Change<'_> {
     fn goes_back_to(&self, verified: u32) -> bool {
         let Self { new, old, .. } = *self;
         (verified <= new && new < old) || (old < new && new <= verified)
+    }
+
+    /// What is left of the record, when the members seen just now list exactly the ordinals that
+    /// stay: the others were removed with etcdctl.
+    fn left_by(&self, record: &Record) -> Option<Record> {
+        let seen = self.seen.filter(|seen| seen.age <= MAX_AGE)?;
+        let list = agreed(self.target, seen.answers).ok()?;
+        let mut rest = record.clone();
+        rest.members.retain(|ordinal, _| *ordinal < self.new);
+        let stay: BTreeSet<_> = rest.members.values().map(|recorded| recorded.id).collect();
+        let listed: BTreeSet<_> = list.members.iter().map(|member| member.id).collect();
+        (list.cluster == record.cluster && stay == listed && rest.members.len() == self.new as usize).then_some(rest)
     }
 
     fn health(&self, record: &Record) -> Option<Decision> {

@@ -211,11 +211,17 @@ fn reconcile(seen: &Observed, record: &Record, listed: &[(Ordinal, &ListedMember
             (_, State::Joining) => {
                 return Err(Step::Record(record.clone().without(ordinal), format!("{pod} is not joining any more")));
             }
+            (None, State::Member) if ordinal >= seen.desired => {
+                let what = format!("{pod} (member {}) was removed from etcd and is not wanted", recorded.id);
+                return Err(Step::Record(record.clone().without(ordinal), what));
+            }
             (other, State::Member | State::Bootstrapping) => {
                 let now = other.map_or("no member".into(), |member| format!("member {}", member.id));
                 return Err(Step::Fail(format!(
-                    "the record of {} has {pod} as member {}, etcd lists {now} there: it was removed or replaced by hand. Nothing was changed; this version cannot take the record over from a cluster changed by hand",
-                    seen.target, recorded.id
+                    "the record of {} has {pod} as member {}, etcd lists {now} there: it was removed or replaced by hand. Nothing was changed. {}",
+                    seen.target,
+                    recorded.id,
+                    way_out_of_a_removal(ordinal, listed)
                 )));
             }
         }
@@ -246,6 +252,16 @@ fn started_for_good(seen: &Observed, record: &Record) -> Result<(), Step> {
         .iter()
         .find(|(ordinal, pod)| pod.unsettled && !pod.terminating && record.state(**ordinal) == Some(State::Member));
     unsettled.map_or(Ok(()), |(&ordinal, pod)| Err(Step::Settle(ordinal, pod.uid.clone())))
+}
+
+/// Where exactly the highest members were removed, the count can follow them.
+fn way_out_of_a_removal(ordinal: Ordinal, listed: &[(Ordinal, &ListedMember)]) -> String {
+    if listed.len() == ordinal as usize && (0..ordinal).eq(listed.iter().map(|(o, _)| *o)) {
+        return format!(
+            "If that was meant, let the count follow (helm upgrade --set etcd.replicaCount={ordinal}); to have it back, raise the count again after that: it joins anew and its old data is set aside"
+        );
+    }
+    "This version cannot take the record over from a cluster changed in this way; restore the member list, or start again from a snapshot".into()
 }
 
 /// Members that answer for the first time, and the one newcomer between `add` and promotion.

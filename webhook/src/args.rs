@@ -15,6 +15,7 @@ use crate::cluster::Cluster;
 use crate::events::Events;
 use crate::health::Health;
 use crate::launcher::Launcher;
+use crate::lost_disk;
 use crate::readiness::Readiness;
 use crate::server;
 
@@ -140,6 +141,14 @@ impl Args {
         let (cluster, live) = Cluster::watch(&client, target.clone());
         let health = Health::poll(live.clone(), cluster.clone());
         let events = Events::new(&client, &target, pod_name);
+        let lost_disks = lost_disk::watch(
+            client.clone(),
+            target.namespace.clone(),
+            cluster.clone(),
+            live.clone(),
+            health.clone(),
+            events.clone(),
+        );
         let launcher = Launcher::new(&client, &target, cronjob, cluster.clone(), events.clone());
         let admission = Admission {
             cluster: cluster.clone(),
@@ -160,6 +169,7 @@ impl Args {
         tokio::spawn(readiness.clone().watch_synced(live.clone()));
         tokio::spawn(server::check_own_listener(listen.port(), names[0].clone(), authority, readiness.clone()));
         tokio::spawn(cluster.wake_when_ready(readiness.clone()));
+        tokio::spawn(lost_disks);
         tokio::spawn(launcher.run(live, health));
         server::serve(listen, tls, admission, readiness).await
     }

@@ -36,6 +36,8 @@ pub enum Reason {
     Started,
     /// The launcher stopped trying.
     GivenUp,
+    /// A member's data directory is empty where it has served before.
+    DiskLost,
 }
 
 impl Events {
@@ -65,6 +67,7 @@ impl Events {
             Reason::Refused => ("Warning", "Admission", "ScaleRefused"),
             Reason::Started => ("Normal", "Launch", "ScaleStarted"),
             Reason::GivenUp => ("Warning", "Launch", "ScaleGivenUp"),
+            Reason::DiskLost => ("Warning", "Look", "DiskLost"),
         };
         let once = now.as_second().div_euclid(ONCE_IN.as_secs().cast_signed());
         let hash = hash(&[uid, reason, note, &once.to_string()]);

@@ -67,6 +67,13 @@ impl Health {
         use_it(round.as_ref().map(|round| Seen { age: round.began.elapsed(), answers: &round.answers }))
     }
 
+    /// Waits until other members answer than before.
+    pub async fn changed(&mut self) {
+        if self.answering.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Waits until a member answers that did not before.
     pub async fn improved(&mut self) {
         loop {

@@ -113,6 +113,25 @@ fn a_healthy_cluster_may_grow_and_an_even_size_is_warned_of() {
 }
 
 #[test]
+fn who_was_removed_with_etcdctl_may_go_and_nobody_else() {
+    let removed = |new: u32| {
+        from_three_to(new).with(|case| {
+            case.old = 4;
+            case.record = Some(Ok(verified(4)));
+            case.answers.insert(3, Err("connection refused".into()));
+        })
+    };
+    assert!(removed(3).admitted().is_empty());
+    assert!(removed(2).refused().contains("4 members are verified"));
+    assert!(removed(3).member_1(|answer| answer.leader = None).refused().contains("knows no leader"));
+    assert!(removed(3).with(|case| case.age = None).refused().contains("4 members are verified"), "not seen");
+    let listed = removed(3).with(|case| {
+        case.answers = (0..4).map(|ordinal| (ordinal, Ok(healthy(ordinal, 4)))).collect();
+    });
+    assert!(listed.refused().contains("4 members are verified"), "its member is there");
+}
+
+#[test]
 fn zero() {
     insta::assert_snapshot!(from_three_to(0).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 0 is refused: 0 members are no cluster. Stopping and scale-down are not built yet in this version. Keep the 3: helm upgrade --set etcd.replicaCount=3.");
 }
@@ -250,6 +269,7 @@ fn going_back_towards_the_record_is_admitted_while_members_are_sick() {
         .with(|case| {
             case.old = 4;
             case.record = Some(Ok(verified(4)));
+            case.answers = (0..4).map(|ordinal| (ordinal, Ok(healthy(ordinal, 4)))).collect();
         })
         .refused();
 }

@@ -245,6 +245,20 @@ fn what_was_changed_by_hand_is_left_alone() {
 }
 
 #[test]
+fn the_count_may_follow_a_member_that_was_removed_by_hand_and_it_may_join_again() {
+    let mut world = World::settled(4);
+    world.members.remove(&3);
+    world.serving.remove(&3);
+    let last = world.run().pop().unwrap();
+    assert!(matches!(&last, Step::Fail(why) if why.contains("--set etcd.replicaCount=3")), "{last:?}");
+    world.desired = 3;
+    assert_eq!(names(&world.run()), "Record, Done");
+    world.desired = 4;
+    assert_eq!(world.run().pop(), Some(Step::Done));
+    assert_eq!(voters(&world), [0, 1, 2, 3]);
+}
+
+#[test]
 fn a_pod_that_was_let_go_by_nobody_is_made_again() {
     let mut world = World::settled(3);
     world.desired = 4;
