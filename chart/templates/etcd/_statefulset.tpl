@@ -138,6 +138,85 @@ affinity:
 {{- end -}}
 {{- end -}}
 
+{{- /*
+readyz or etcdctl, by the version that the tag begins with; readyz where it begins with none ("latest").
+
+What is answered, run with each version as plain processes. On the metrics port, which answers as soon as the server
+runs, where the client port hangs until there was a quorum (/readyz hangs without one, the probe's timeout ends it):
+                                         member 0 of 3 alone   quorum lost   learner   serving voter
+  3.5.35, 3.6.16
+    /livez                               200                   200           200       200
+    /readyz                              hangs                 hangs         503       200
+    /readyz?exclude=linearizable_read    200                   200           503       200
+  3.5.16: the same, but
+    /readyz, with and without exclude    as above              as above      200 (!)   200
+  3.4.23: /livez and /readyz are 404
+    /health                              503                   503           200 (!)   200
+    /health?serializable=true            503                   503           200 (!)   200
+    /metrics                             200                   200           200       200
+  etcdctl of each of the four, against its own server
+    endpoint health                      fails                 fails         fails     passes
+(!) A learner answers its clients "rpc not supported for learner": in the Service it would be an outage for whoever is
+led to it. /readyz refuses a learner from 3.5.19 on; before that only a client's own request tells.
+*/ -}}
+{{- define "etcd-scaler.etcd.probe-kind" -}}
+{{- $kind := .Values.etcd.probes -}}
+{{- if eq $kind "auto" -}}
+{{- $kind = "readyz" -}}
+{{- with regexFind "^v?[0-9]+\\.[0-9]+(\\.[0-9]+)?" (include "etcd-scaler.number" .Values.etcd.image.tag) -}}
+{{- if semverCompare "<3.5.19" . -}}
+{{- $kind = "etcdctl" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{ $kind }}
+{{- end -}}
+
+{{- define "etcd-scaler.etcd.probes" -}}
+{{- $kind := include "etcd-scaler.etcd.probe-kind" . -}}
+{{- $ordered := eq .Values.etcd.podManagementPolicy "OrderedReady" -}}
+{{- if and $ordered (eq $kind "etcdctl") -}}
+{{- fail (printf "etcd.podManagementPolicy OrderedReady needs etcd 3.5.19 or later, etcd.image.tag is %s: an older member 0 cannot become Ready before there is a quorum. Use Parallel" (include "etcd-scaler.number" .Values.etcd.image.tag)) -}}
+{{- end -}}
+{{- $alive := eq $kind "etcdctl" | ternary "/metrics" "/livez" -}}
+# Loading a large backend takes minutes: until then, nothing restarts etcd.
+startupProbe:
+  httpGet: {path: {{ $alive }}, port: metrics}
+  periodSeconds: 1
+  timeoutSeconds: 5
+  failureThreshold: 1800
+# Passes without a quorum and on a learner. A restart cures neither.
+livenessProbe:
+  httpGet: {path: {{ $alive }}, port: metrics}
+  periodSeconds: 10
+  timeoutSeconds: 10
+  failureThreshold: 6
+{{- if eq $kind "etcdctl" }}
+# A linearizable read, not a learner: whoever cannot serve is taken out of the Service. This version's /readyz, if it has
+# one, passes on a learner. etcdctl gives up before the kubelet does, so that an Event has its words.
+readinessProbe:
+  exec:
+    command: [etcdctl, --command-timeout=2s, endpoint, health]
+  periodSeconds: 3
+  timeoutSeconds: 5
+  failureThreshold: 3
+{{- else }}
+{{- if $ordered }}
+# Member 0 has no quorum until member 1 exists, which is made only when member 0 is Ready: so this cannot ask
+# for a linearizable read. It still takes a learner and a corrupt member out of the Service.
+readinessProbe:
+  httpGet: {path: "/readyz?exclude=linearizable_read", port: metrics}
+{{- else }}
+# A linearizable read, no corruption, not a learner: whoever cannot serve is taken out of the Service.
+readinessProbe:
+  httpGet: {path: /readyz, port: metrics}
+{{- end }}
+  periodSeconds: 2
+  timeoutSeconds: 3
+  failureThreshold: 3
+{{- end }}
+{{- end -}}
+
 {{- define "etcd-scaler.etcd.statefulset" -}}
 apiVersion: apps/v1
 kind: StatefulSet
@@ -218,38 +297,7 @@ spec:
             - {name: client, containerPort: 2379}
             - {name: peer, containerPort: 2380}
             - {name: metrics, containerPort: 2381}
-          # Probes ask the metrics port: it answers as soon as the server runs, where the client port hangs until there was
-          # a quorum. What 3.5.35 and 3.6.16 answer there (/readyz hangs without a quorum, the probe's timeout ends it):
-          #                                         member 0 of 3 alone   quorum lost   learner   serving voter
-          #   /livez                                200                   200           200       200
-          #   /readyz                               hangs                 hangs         503       200
-          #   /readyz?exclude=linearizable_read     200                   200           503       200
-          #
-          # Loading a large backend takes minutes: until then, nothing restarts etcd.
-          startupProbe:
-            httpGet: {path: /livez, port: metrics}
-            periodSeconds: 1
-            timeoutSeconds: 5
-            failureThreshold: 1800
-          # A local read: passes without a quorum and on a learner. A restart cures neither.
-          livenessProbe:
-            httpGet: {path: /livez, port: metrics}
-            periodSeconds: 10
-            timeoutSeconds: 10
-            failureThreshold: 6
-          {{- if eq .Values.etcd.podManagementPolicy "OrderedReady" }}
-          # Member 0 has no quorum until member 1 exists, which is made only when member 0 is Ready: so this cannot ask
-          # for a linearizable read. It still takes a learner and a corrupt member out of the Service.
-          readinessProbe:
-            httpGet: {path: "/readyz?exclude=linearizable_read", port: metrics}
-          {{- else }}
-          # A linearizable read, no corruption, not a learner: whoever cannot serve is taken out of the Service.
-          readinessProbe:
-            httpGet: {path: /readyz, port: metrics}
-          {{- end }}
-            periodSeconds: 2
-            timeoutSeconds: 3
-            failureThreshold: 3
+          {{- include "etcd-scaler.etcd.probes" . | nindent 10 }}
           {{- with .Values.etcd.resources }}
           resources:
             {{- toYaml . | nindent 12 }}
