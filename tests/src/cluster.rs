@@ -33,6 +33,14 @@ impl Images {
             busybox: named("BUSYBOX", "localhost/busybox:1"),
         }
     }
+
+    /// The etcd image of another version: the same repository, the tag in the same form.
+    #[must_use]
+    pub fn etcd_of(&self, version: &str) -> String {
+        let (repository, tag) = self.etcd.rsplit_once(':').unwrap_or((&self.etcd, ""));
+        let v = if tag.starts_with('v') { "v" } else { "" };
+        format!("{repository}:{v}{version}")
+    }
 }
 
 /// The top of the source tree.

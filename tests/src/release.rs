@@ -28,6 +28,26 @@ impl Helm {
     }
 }
 
+/// Where a release's volumes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Class `manual`, a name without a provisioner: our Job makes hostPath volumes.
+    Manual,
+    /// A class that waits for the first consumer and has a provisioner, as Mayastor's default for
+    /// etcd: the bed's `bed-local`; elsewhere `PROVISIONED` names one.
+    Provisioned,
+}
+
+impl Storage {
+    /// The class of the claims.
+    fn class(self) -> String {
+        match self {
+            Self::Manual => "manual".to_owned(),
+            Self::Provisioned => std::env::var("PROVISIONED").unwrap_or_else(|_| "bed-local".to_owned()),
+        }
+    }
+}
+
 /// Where volumes lie on the nodes.
 const HOST_PATH: &str = "/var/local/etcd-scaler-tests";
 /// Longer than Helm's own time-out.
@@ -42,6 +62,8 @@ pub struct Release {
     pub name: String,
     /// The images it is made of.
     pub images: Images,
+    /// Where its volumes come from.
+    pub storage: Storage,
     helm: Helm,
     /// Tells this run's directories from those of a run that was killed: on kept data a new
     /// installation would be the old cluster.
@@ -82,7 +104,22 @@ impl Release {
     #[must_use]
     pub fn of(scenario: &str, helm: Helm) -> Self {
         let (namespace, name) = (format!("test-{scenario}"), format!("{scenario}-r"));
-        Self { namespace, name, images: Images::from_environment(), helm, run: now() }
+        let (images, storage) = (Images::from_environment(), Storage::Manual);
+        Self { namespace, name, images, storage, helm, run: now() }
+    }
+
+    /// The same with other volumes.
+    #[must_use]
+    pub fn on(mut self, storage: Storage) -> Self {
+        self.storage = storage;
+        self
+    }
+
+    /// The same with this version of etcd, for example `3.4.23`.
+    #[must_use]
+    pub fn with_etcd(mut self, version: &str) -> Self {
+        self.images.etcd = self.images.etcd_of(version);
+        self
     }
 
     /// Prints a line that says whose it is: scenarios run side by side.
@@ -121,16 +158,53 @@ impl Release {
         peers.join(",")
     }
 
-    /// The volume of an ordinal.
+    /// The claim of an ordinal.
+    #[must_use]
+    pub fn claim(&self, ordinal: usize) -> String {
+        format!("data-{}", self.pod(ordinal))
+    }
+
+    /// The volume that our Job makes for an ordinal ([`Storage::Manual`]).
     #[must_use]
     pub fn volume(&self, ordinal: usize) -> String {
         format!("{}-volume-{ordinal}", self.name)
     }
 
-    /// Its directory on the node.
+    /// That volume's directory on the node.
     #[must_use]
     pub fn directory(&self, ordinal: usize) -> String {
         format!("{HOST_PATH}/{}/{}/pod-{ordinal}", self.name, self.run)
+    }
+
+    /// The volume that an ordinal's claim is bound to, whoever made it. With [`Storage::Manual`] it
+    /// must be ours.
+    ///
+    /// # Errors
+    /// When it is not bound, or not as the storage makes it.
+    pub async fn bound_volume(&self, ordinal: usize) -> anyhow::Result<Value> {
+        let claim = self.json(&["get", "pvc", &self.claim(ordinal)]).await?;
+        let volume = claim["spec"]["volumeName"].as_str().unwrap_or_default();
+        ensure!(claim["status"]["phase"] == "Bound" && !volume.is_empty(), "the claim is not bound: {claim}");
+        if self.storage == Storage::Manual {
+            ensure!(volume == self.volume(ordinal), "{} is bound to {volume}", self.claim(ordinal));
+        }
+        let volume = kubectl_json(["get", "pv", volume]).await?;
+        ensure!(volume["status"]["phase"] == "Bound", "the volume is not bound: {volume}");
+        Ok(volume)
+    }
+
+    /// Where a member's volume lies: its node, and the directory on it.
+    ///
+    /// # Errors
+    /// When it is not bound, or is no directory of a node.
+    pub async fn volume_on_node(&self, ordinal: usize) -> anyhow::Result<(String, String)> {
+        let volume = self.bound_volume(ordinal).await?;
+        let path = ["hostPath", "local"].iter().find_map(|kind| volume["spec"][kind]["path"].as_str());
+        let path = path.with_context(|| format!("the volume is no directory of a node: {volume}"))?;
+        let pod = self.pod(ordinal);
+        let node = self.kubectl(&["get", "pod", &pod, "-o", "jsonpath={.spec.nodeName}"]).await?;
+        ensure!(!node.is_empty(), "{pod} is on no node");
+        Ok((node, path.to_owned()))
     }
 
     /// `kubectl -n NAMESPACE …`.
@@ -194,16 +268,22 @@ impl Release {
         let (busybox, busybox_tag) = image(&self.images.busybox)?;
         // Five members are the most of any scenario.
         let affinity = if nodes().await?.len() < 5 { "soft" } else { "hard" };
+        let manual = match self.storage {
+            Storage::Provisioned => String::new(),
+            Storage::Manual => {
+                let (name, run) = (&self.name, self.run);
+                format!("pv.namePrefix={name}-volume,pv.hostPath={HOST_PATH}/{name}/{run}/pod-,")
+            }
+        };
         let chart = top().join("chart").to_string_lossy().into_owned();
         let values = format!(
             "image.repository={scaler},image.tag={scaler_tag},\
              etcd.image.repository={etcd},etcd.image.tag={etcd_tag},\
              etcd.volumePermissions.enabled=true,\
              etcd.volumePermissions.image.repository={busybox},etcd.volumePermissions.image.tag={busybox_tag},\
-             etcd.persistence.storageClass=manual,etcd.podAntiAffinityPreset={affinity},\
-             pv.namePrefix={}-volume,pv.hostPath={HOST_PATH}/{}/{}/pod-,\
-             etcd.replicaCount={members}",
-            self.name, self.name, self.run
+             etcd.persistence.storageClass={},etcd.podAntiAffinityPreset={affinity},\
+             {manual}etcd.replicaCount={members}",
+            self.storage.class()
         );
         let command = [verb, &self.name, &chart, "-n", &self.namespace, "--hide-notes", "--set", &values];
         let from = now();
@@ -237,12 +317,16 @@ impl Release {
         kubectl([&["delete", "pv", "--ignore-not-found", "--timeout=25s"], &*volumes].concat()).await.map(drop)
     }
 
-    /// Removes its volumes' directories on the nodes, those of earlier runs too.
+    /// Removes its volumes' directories on the nodes, those of earlier runs too; a provisioner
+    /// removes its own.
     ///
     /// # Errors
     /// When a node could not be cleaned.
     pub async fn remove_directories(&self) -> anyhow::Result<()> {
-        remove_on_nodes(HOST_PATH, &self.name, &self.images.busybox).await
+        match self.storage {
+            Storage::Manual => remove_on_nodes(HOST_PATH, &self.name, &self.images.busybox).await,
+            Storage::Provisioned => Ok(()),
+        }
     }
 
     /// Objects of the cluster that carry the release's name.

@@ -83,7 +83,13 @@ async fn whatever_the_chart_says_the_newcomer_gets_its_peers() -> Result {
 }
 
 /// One upgrade to more members under load, and everything that is promised about it; when it began.
-async fn scales(release: &Release, load: &Load<'_>, from: usize, to: usize, options: &[&str]) -> anyhow::Result<i64> {
+pub(crate) async fn scales(
+    release: &Release,
+    load: &Load<'_>,
+    from: usize,
+    to: usize,
+    options: &[&str],
+) -> anyhow::Result<i64> {
     let before = release.pods().await?;
     ensure!(before.len() == from, "{} pods before", before.len());
     let upgrade = release.upgrade(to, options).await?;
@@ -100,15 +106,13 @@ async fn scales(release: &Release, load: &Load<'_>, from: usize, to: usize, opti
         counts["window"]["longest_stall_ms"]
     ));
     for ordinal in from..to {
-        let volume = release.volume(ordinal);
-        let phase = release.kubectl(&["get", "pv", &volume, "-o", "jsonpath={.status.phase}"]).await?;
-        ensure!(phase == "Bound", "{volume} is {phase}");
+        release.bound_volume(ordinal).await?;
     }
     Ok(upgrade.from)
 }
 
 /// The same upgrade once more: nobody conflicts, nothing is made or changed, the Job sees it at once.
-async fn changes_nothing(release: &Release, members: usize, options: &[&str]) -> Result {
+pub(crate) async fn changes_nothing(release: &Release, members: usize, options: &[&str]) -> Result {
     let set = release.statefulset();
     let look = async || {
         let live = release.json(&["get", "statefulset", &set]).await?;
@@ -199,12 +203,12 @@ async fn is_the_pages_volume(release: &Release, ordinal: usize) -> Result {
 }
 
 /// Uninstalled, nothing of the release is left in the cluster but the volumes, which are kept.
-async fn leaves_nothing_but_volumes(release: &Release, members: usize) -> Result {
+pub(crate) async fn leaves_nothing_but_volumes(release: &Release, members: usize) -> Result {
     release.uninstall().await?;
     let left = release.cluster_objects().await?;
     ensure!(left.is_empty(), "left in the cluster: {left:?}");
     for ordinal in 0..members {
-        release.kubectl(&["get", "pv", &release.volume(ordinal)]).await?;
+        release.bound_volume(ordinal).await?;
     }
     Ok(())
 }
