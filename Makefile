@@ -15,7 +15,8 @@ export CARGO_TERM_PROGRESS_WHEN ?= never
 IMAGE := localhost/etcd-scaler:dev
 TRAFFIC := localhost/etcd-scaler-traffic:dev
 IMAGES := $(CACHE)/images
-export BED_IMAGES := $(IMAGES)/etcd-scaler.tar $(IMAGES)/traffic.tar
+# The product with failpoints, for tests only: never in dist/, never shipped.
+FAILPOINTS := localhost/etcd-scaler:failpoints
 # The host's target is named because static linking must not reach build scripts and macros.
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 # Members sit on nodes of their own: five of them, the largest scale that is shown, and one node to spare.
@@ -25,7 +26,7 @@ PROFILE ?= release
 # In the bed, or in the current context with BED=none.
 IN := $(if $(filter none,$(BED)),,tests/bed/enter)
 
-.PHONY: help check test test-all demo bench bed bed-down dist image images fmt
+.PHONY: help check test test-all demo bench bed bed-down dist image images test-images fmt
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -34,14 +35,15 @@ check: ## fmt, clippy with warnings as errors, unit, property and snapshot tests
 	tests/needs build
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- --deny warnings
+	cargo clippy --locked --workspace --all-targets --features hook/failpoints -- --deny warnings
 	INSTA_UPDATE=no cargo test --locked --workspace
 
-test: check images bed ## check, then the main job on a real cluster
+test: check test-images bed ## check, then the main job on a real cluster
 	cargo test --locked -p tests --no-run
 	$(if $(filter none,$(BED)),,tests/with-programs)
 	$(IN) tests/on-cluster
 
-test-all: check images bed ## test, and every scenario of what clusters do to it (hours)
+test-all: check test-images bed ## test, and every scenario of what clusters do to it (hours)
 	cargo test --locked -p tests --no-run
 	$(if $(filter none,$(BED)),,tests/with-programs)
 	ALL=1 $(IN) tests/on-cluster
@@ -55,22 +57,34 @@ bench: images bed ## seconds per step, longest write stall, memory, image size
 
 bed: ## build what is missing, start the cluster, load the images
 ifneq ($(BED),none)
-	tests/bed/bed up
+	BED_IMAGES="$$(echo $(IMAGES)/*.tar)" tests/bed/bed up
 endif
 
 bed-down: ## take the cluster down, leave nothing behind
 	tests/bed/bed down
 
+STATIC := RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile $(PROFILE)
+BUILT = $(CARGO_TARGET_DIR)/$(TARGET)/$(PROFILE)
+
 dist: ## the static binaries, into dist/
 	tests/needs build
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile $(PROFILE) --target $(TARGET) -p hook -p webhook -p tests --bins
+	$(STATIC) --target $(TARGET) -p hook -p webhook -p tests --bins
 	mkdir -p dist
-	cp $(addprefix $(CARGO_TARGET_DIR)/$(TARGET)/$(PROFILE)/,hook webhook traffic) dist/
+	cp $(addprefix $(BUILT)/,hook webhook traffic) dist/
+	! grep -q ETCD_SCALER_FAILPOINT dist/* # what is shipped has none
 
 image: images ## the image, packed with buildah
 images: dist
 	tests/pack $(IMAGE) Dockerfile $(IMAGES)/etcd-scaler.tar
 	tests/pack $(TRAFFIC) tests/traffic.Dockerfile $(IMAGES)/traffic.tar
+
+# The same packages as for dist, so that what they depend on is compiled once for both.
+test-images: images
+	$(STATIC) --target $(TARGET) -p hook -p webhook -p tests --bins --features hook/failpoints
+	mkdir -p $(CACHE)/failpoints/dist
+	cp $(addprefix $(BUILT)/,hook webhook) $(CACHE)/failpoints/dist/
+	grep -q ETCD_SCALER_FAILPOINT $(CACHE)/failpoints/dist/hook
+	tests/pack $(FAILPOINTS) Dockerfile $(IMAGES)/failpoints.tar $(CACHE)/failpoints
 
 fmt: ## format the sources
 	cargo fmt --all

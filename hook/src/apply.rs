@@ -16,6 +16,7 @@ use membership::volume::VolumePlan;
 use serde_json::json;
 use tracing::info;
 
+use crate::failpoint::{self, Failpoint};
 use crate::lease::Lease;
 use crate::objects::Objects;
 use crate::report::Reports;
@@ -67,14 +68,22 @@ impl Apply<'_> {
             Step::Settle(ordinal, uid) => self.settle(ordinal, &uid).await,
             Step::Swap(ordinal, uid) => {
                 let why = "it serves; its ordinary pod takes over";
-                self.delete_pod(ordinal, &uid, "JoiningPodSwapped", why).await
+                self.delete_pod(ordinal, &uid, Failpoint::PodSwapped, "JoiningPodSwapped", why).await
             }
-            Step::Renew(ordinal, uid, why) => self.delete_pod(ordinal, &uid, "PodRenewed", &why).await,
+            Step::Renew(ordinal, uid, why) => {
+                self.delete_pod(ordinal, &uid, Failpoint::PodRenewed, "PodRenewed", &why).await
+            }
             Step::Promote(ordinal, id) => {
                 let pod = self.seen.target.pod(ordinal);
-                let promoted = async { self.leader().await?.promote(id).await };
+                let promoted = async {
+                    let leader = self.leader().await?;
+                    failpoint::at(Failpoint::BeforePromote, self.lease).await;
+                    self.may_change()?;
+                    leader.promote(id).await
+                };
                 match self.changed(promoted.await) {
                     Ok(()) => {
+                        failpoint::at(Failpoint::Promoted, self.lease).await;
                         let note = format!("{pod} (member {id}) is promoted: a voting member");
                         self.reports.did("MemberPromoted", note).await;
                         Ok(Applied::Done)
@@ -84,9 +93,15 @@ impl Apply<'_> {
             }
             Step::TakeBack(ordinal, id, why) => {
                 let pod = self.seen.target.pod(ordinal);
-                let removed = async { self.leader().await?.remove(id).await };
+                let removed = async {
+                    let leader = self.leader().await?;
+                    failpoint::at(Failpoint::BeforeTakingBack, self.lease).await;
+                    self.may_change()?;
+                    leader.remove(id).await
+                };
                 match self.changed(removed.await) {
                     Ok(()) => {
+                        failpoint::at(Failpoint::TakenBack, self.lease).await;
                         let note = format!("{pod} (member {id}) is removed from etcd again: {why}");
                         self.reports.trouble("MemberTakenBack", note).await;
                         Ok(Applied::Done)
@@ -101,6 +116,9 @@ impl Apply<'_> {
         let Self { objects, plan, seen, .. } = self;
         let claim = volumes::claim_name(self.statefulset, &seen.target, ordinal).context("no claim template")?;
         volumes::create(objects, &seen.target, plan, &claim, ordinal).await?;
+        failpoint::at(Failpoint::VolumeMade, self.lease).await;
+        volumes::wake(objects, plan, &claim, ordinal).await?;
+        failpoint::at(Failpoint::ClaimWoken, self.lease).await;
         let note = format!("volume {} is made for claim {claim} ({})", plan.name(ordinal), plan.path(ordinal));
         self.reports.did("VolumeCreated", note).await;
         Ok(Applied::Done)
@@ -108,6 +126,7 @@ impl Apply<'_> {
 
     async fn pin_volume(&self, ordinal: Ordinal, node: &str) -> anyhow::Result<Applied> {
         volumes::pin(self.objects, self.plan, ordinal, node).await?;
+        failpoint::at(Failpoint::VolumePinned, self.lease).await;
         self.reports.did("VolumePinned", format!("volume {} is tied to node {node}", self.plan.name(ordinal))).await;
         Ok(Applied::Done)
     }
@@ -115,12 +134,14 @@ impl Apply<'_> {
     /// The Lease's copy first: it is what is left when the StatefulSet is gone.
     async fn record(&self, record: &Record, what: &str) -> anyhow::Result<Applied> {
         self.lease.write(record).await?;
+        failpoint::copied(self.seen.record.as_ref(), record, self.lease).await;
         let target = &self.seen.target;
         // One that an earlier installation gave back is looked after again.
         let patch = json!({ "metadata": { "annotations": { RECORD: record.annotation(), LEFT: null } } });
         let statefulsets = &self.objects.statefulsets;
         let written = statefulsets.patch(&target.statefulset, &PatchParams::default(), &Patch::Merge(&patch)).await;
         written.with_context(|| format!("failed to write the record of {target}"))?;
+        failpoint::recorded(self.seen.record.as_ref(), record, self.lease).await;
         self.reports.did("Recorded", format!("recorded: {what}")).await;
         Ok(Applied::Done)
     }
@@ -129,9 +150,15 @@ impl Apply<'_> {
         let target = &self.seen.target;
         let pod = target.pod(ordinal);
         let url = target.peer_url(ordinal);
-        let added = async { self.leader().await?.add(&url, join).await };
+        let added = async {
+            let leader = self.leader().await?;
+            failpoint::at(Failpoint::BeforeAdd, self.lease).await;
+            self.may_change()?;
+            leader.add(&url, join).await
+        };
         match self.changed(added.await) {
             Ok(id) => {
+                failpoint::at(Failpoint::MemberAdded, self.lease).await;
                 let role = if join == JoinAs::Learner { "a learner" } else { "a voting member" };
                 let note = format!("{pod} is added to etcd as {role} (member {id}, {url})");
                 self.reports.did("MemberAdded", note).await;
@@ -151,6 +178,7 @@ impl Apply<'_> {
             return Ok(Applied::NotYet(gone));
         }
         written.with_context(|| format!("failed to permit {pod} to start"))?;
+        failpoint::at(Failpoint::Permitted, self.lease).await;
         self.reports.did("StartPermitted", format!("{pod} may start as member {}", permission.member)).await;
         Ok(Applied::Done)
     }
@@ -169,7 +197,14 @@ impl Apply<'_> {
         Ok(Applied::Done)
     }
 
-    async fn delete_pod(&self, ordinal: Ordinal, uid: &str, reason: &str, why: &str) -> anyhow::Result<Applied> {
+    async fn delete_pod(
+        &self,
+        ordinal: Ordinal,
+        uid: &str,
+        done: Failpoint,
+        reason: &str,
+        why: &str,
+    ) -> anyhow::Result<Applied> {
         let pod = self.seen.target.pod(ordinal);
         let preconditions = Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
@@ -178,27 +213,36 @@ impl Apply<'_> {
             return Ok(Applied::NotYet(gone));
         }
         deleted.with_context(|| format!("failed to delete pod {pod}"))?;
+        failpoint::at(done, self.lease).await;
         self.reports.did(reason, format!("joining pod {pod} is deleted: {why}")).await;
         Ok(Applied::Done)
     }
 
-    /// A connection to the leader; changes are sent there, and only with Lease left for them.
+    /// A connection to the leader, where changes are sent.
     async fn leader(&self) -> Result<Member, CallError> {
         let leader = self.seen.agreed().ok().and_then(|agreed| agreed.leader);
         let ordinal = self.seen.answers.iter().find_map(|(&ordinal, answered)| {
             answered.as_ref().ok().filter(|answer| Some(answer.member) == leader).map(|_| ordinal)
         });
-        let unknown = |text: &str| CallError::Refused {
+        let ordinal = ordinal.ok_or_else(|| self.not_now("the members know no leader"))?;
+        Member::at(&self.seen.target.client_url(ordinal), CHANGE).await
+    }
+
+    /// Asked right before a change is sent: a run that was frozen since it looked must not send it.
+    fn may_change(&self) -> Result<(), CallError> {
+        if self.lease.left() < LEASE {
+            return Err(self.not_now("too little of the Lease is left for a change; it is renewed first"));
+        }
+        Ok(())
+    }
+
+    fn not_now(&self, text: &str) -> CallError {
+        CallError::Refused {
             call: "endpoint status",
             url: self.seen.target.to_string(),
             text: text.to_owned(),
             refusal: Refusal::Unknown,
-        };
-        let ordinal = ordinal.ok_or_else(|| unknown("the members know no leader"))?;
-        if self.lease.left() < LEASE {
-            return Err(unknown("too little of the Lease is left for a change; it is renewed first"));
         }
-        Member::at(&self.seen.target.client_url(ordinal), CHANGE).await
     }
 
     /// Sorts etcd's answers to a change: what only needs another look is not a failure.

@@ -139,14 +139,8 @@ impl Lease {
     /// # Errors
     /// When it is there and not a record, or could not be read.
     pub async fn record(&self) -> anyhow::Result<Option<Record>> {
-        let object =
-            self.api.get_opt(&self.name).await.with_context(|| format!("failed to read Lease {}", self.name))?;
-        let annotations = object.and_then(|object| object.metadata.annotations).unwrap_or_default();
-        annotations
-            .get(RECORD)
-            .map(|text| Record::parse(text))
-            .transpose()
-            .context("the Lease's copy of the record is unreadable")
+        let copy = self.annotation(RECORD).await?;
+        copy.map(|text| Record::parse(&text)).transpose().context("the Lease's copy of the record is unreadable")
     }
 
     /// Copies the record.
@@ -156,6 +150,32 @@ impl Lease {
     pub async fn write(&self, record: &Record) -> anyhow::Result<()> {
         let patch = json!({ "metadata": { "annotations": { RECORD: record.annotation() } } });
         self.patch(&patch).await.with_context(|| format!("failed to copy the record to Lease {}", self.name))
+    }
+
+    /// An annotation, if it is there.
+    ///
+    /// # Errors
+    /// When the Lease could not be read.
+    pub async fn annotation(&self, name: &str) -> anyhow::Result<Option<String>> {
+        let object =
+            self.api.get_opt(&self.name).await.with_context(|| format!("failed to read Lease {}", self.name))?;
+        Ok(object.and_then(|object| object.metadata.annotations?.remove(name)))
+    }
+
+    /// Writes an annotation, whoever holds it.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    #[cfg(feature = "failpoints")]
+    pub async fn annotate(&self, name: &str, value: &str) -> anyhow::Result<()> {
+        let patch = json!({ "metadata": { "annotations": { name: value } } });
+        self.patch(&patch).await.with_context(|| format!("failed to write {name} to Lease {}", self.name))
+    }
+
+    /// Who holds it: this run.
+    #[cfg(feature = "failpoints")]
+    pub fn holder(&self) -> &str {
+        &self.holder
     }
 
     /// Lets the next run have it at once, unless somebody else has it already.

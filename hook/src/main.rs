@@ -4,6 +4,7 @@
 mod admit;
 mod apply;
 mod args;
+mod failpoint;
 mod lease;
 mod leave;
 mod objects;

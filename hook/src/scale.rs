@@ -16,6 +16,7 @@ use tracing::info;
 
 use crate::apply::{Applied, Apply, is_undo};
 use crate::args::Trigger;
+use crate::failpoint::{self, Failpoint};
 use crate::lease::Lease;
 use crate::objects::{Objects, is_passing, patiently, reference};
 use crate::observe::{Observer, adopt, record};
@@ -70,9 +71,13 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     let reports = Reports::about(objects.client.clone(), reference(&statefulset), &pod_name);
     let mut lease = Lease::acquire(objects.leases.clone(), &lease, &pod_name, end).await?;
     patiently(end, || keep_the_copy(&objects, &target, &lease)).await?;
+    failpoint::at(Failpoint::LeaseTaken, &lease).await;
     let work = Work { objects: &objects, reports: &reports, plan: &plan, join_deadline, end };
     let outcome = match work.until_done(&mut target, &mut lease).await {
-        Ok(desired) => validate(&target, desired, &reports).await,
+        Ok(desired) => {
+            failpoint::at(Failpoint::BeforeValidation, &lease).await;
+            validate(&target, desired, &reports).await
+        }
         Err(error) => Err(error),
     };
     lease.release().await;

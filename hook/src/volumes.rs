@@ -97,10 +97,10 @@ fn is_pinned(volume: &PersistentVolume) -> bool {
     volume.spec.as_ref().is_some_and(|spec| spec.node_affinity.is_some())
 }
 
-/// Makes the volume and wakes the claim.
+/// Makes the volume; [`wake`] its claim then.
 ///
 /// # Errors
-/// When the API server refused either.
+/// When the API server refused it.
 pub async fn create(
     objects: &Objects,
     target: &Target,
@@ -114,14 +114,19 @@ pub async fn create(
     let object = serde_json::from_value(plan.object(target, claim, &class, ordinal))
         .with_context(|| format!("the values of volume {name} make no PersistentVolume"))?;
     match objects.volumes.create(&PostParams::default(), &object).await {
-        Ok(_) => {}
+        Ok(_) => Ok(()),
         // Somebody was faster; the next round sees whether it fits.
-        Err(kube::Error::Api(status)) if status.code == 409 => {}
-        Err(error) => return Err(error).with_context(|| format!("failed to make volume {name}")),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("failed to make volume {name}")),
     }
-    // The volume controller looks at a claim at once when it is written, else at its next
-    // resync: 8–12 s (measured).
-    let touch = json!({ "metadata": { "annotations": { "etcd-scaler.io/volume": name } } });
+}
+
+/// Has the volume controller look at the claim at once, not at its next resync: 8–12 s (measured).
+///
+/// # Errors
+/// When the API server refused it.
+pub async fn wake(objects: &Objects, plan: &VolumePlan, claim: &str, ordinal: Ordinal) -> anyhow::Result<()> {
+    let touch = json!({ "metadata": { "annotations": { "etcd-scaler.io/volume": plan.name(ordinal) } } });
     objects
         .claims
         .patch(claim, &PatchParams::default(), &Patch::Merge(&touch))
