@@ -136,8 +136,13 @@ impl Apply<'_> {
         self.lease.write(record).await?;
         failpoint::copied(self.seen.record.as_ref(), record, self.lease).await;
         let target = &self.seen.target;
-        // One that an earlier installation gave back is looked after again.
-        let patch = json!({ "metadata": { "annotations": { RECORD: record.annotation(), LEFT: null } } });
+        // With the version that was read: a run that was frozen since must not put an old record
+        // over a newer one. A StatefulSet that an earlier installation gave back is looked after
+        // again.
+        let patch = json!({ "metadata": {
+            "resourceVersion": self.statefulset.metadata.resource_version,
+            "annotations": { RECORD: record.annotation(), LEFT: null },
+        } });
         let statefulsets = &self.objects.statefulsets;
         let written = statefulsets.patch(&target.statefulset, &PatchParams::default(), &Patch::Merge(&patch)).await;
         written.with_context(|| format!("failed to write the record of {target}"))?;

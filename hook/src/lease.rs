@@ -111,13 +111,7 @@ impl Lease {
             return Ok(());
         }
         let before = Instant::now();
-        let object = self.api.get(&self.name).await.with_context(|| format!("failed to renew Lease {}", self.name))?;
-        let holder = object.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
-        anyhow::ensure!(
-            holder == self.holder,
-            "{holder} took Lease {} over; this run stops and changes nothing more",
-            self.name
-        );
+        let object = self.ours().await?;
         let patch = json!({
             "metadata": { "resourceVersion": object.metadata.resource_version },
             "spec": { "renewTime": MicroTime(Timestamp::now()) },
@@ -126,6 +120,20 @@ impl Lease {
         self.until = before + DURATION;
         self.renewed = before;
         Ok(())
+    }
+
+    /// The Lease as it is now.
+    async fn ours(&self) -> anyhow::Result<Object> {
+        let object = self.api.get(&self.name).await.with_context(|| format!("failed to read Lease {}", self.name))?;
+        let holder = object.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
+        // Nobody: the run that took it over is done already.
+        let other = if holder.is_empty() { "another run" } else { holder };
+        anyhow::ensure!(
+            holder == self.holder,
+            "{other} took Lease {} over; this run stops and changes nothing more",
+            self.name
+        );
+        Ok(object)
     }
 
     /// Time for which nobody else can hold it.
@@ -146,9 +154,14 @@ impl Lease {
     /// Copies the record.
     ///
     /// # Errors
-    /// When it could not be written.
+    /// When it could not be written, or somebody else has the Lease now: a run that was frozen
+    /// must not put an old record over a newer one.
     pub async fn write(&self, record: &Record) -> anyhow::Result<()> {
-        let patch = json!({ "metadata": { "annotations": { RECORD: record.annotation() } } });
+        let object = self.ours().await?;
+        let patch = json!({ "metadata": {
+            "resourceVersion": object.metadata.resource_version,
+            "annotations": { RECORD: record.annotation() },
+        } });
         self.patch(&patch).await.with_context(|| format!("failed to copy the record to Lease {}", self.name))
     }
 
