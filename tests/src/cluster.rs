@@ -13,6 +13,8 @@ use crate::process::{apply, kubectl, kubectl_json, run};
 pub struct Images {
     /// The product's.
     pub scaler: String,
+    /// The product's with failpoints: a Job can be stopped where a test wants it.
+    pub failpoints: String,
     /// The load's.
     pub traffic: String,
     /// etcd.
@@ -28,6 +30,7 @@ impl Images {
         let named = |variable: &str, default: &str| std::env::var(variable).unwrap_or_else(|_| default.to_owned());
         Self {
             scaler: named("IMAGE", "localhost/etcd-scaler:dev"),
+            failpoints: named("FAILPOINTS", "localhost/etcd-scaler:failpoints"),
             traffic: named("TRAFFIC", "localhost/etcd-scaler-traffic:dev"),
             etcd: named("ETCD_IMAGE", "localhost/etcd:3.6.16"),
             busybox: named("BUSYBOX", "localhost/busybox:1"),

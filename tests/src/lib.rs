@@ -8,6 +8,7 @@
 
 pub mod cluster;
 pub mod dump;
+pub mod failpoints;
 pub mod faults;
 pub mod jobs;
 pub mod load;
@@ -16,4 +17,5 @@ pub mod memory;
 pub mod process;
 pub mod release;
 pub mod scenario;
+pub mod seed;
 pub mod turns;

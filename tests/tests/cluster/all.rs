@@ -1,1 +1,3 @@
 //! The scenarios that only `make test-all` runs: each of them is minutes, together they are hours.
+
+mod kills;
