@@ -204,8 +204,8 @@ struct Admit {
     /// The ID of the cluster that is joined.
     #[arg(long)]
     cluster: Id,
-    /// The IDs of the other pods' members, when this pod was made.
-    #[arg(long, value_delimiter = ',')]
+    /// The ID of another pod's member, when this pod was made; once for each.
+    #[arg(long = "other")]
     others: Vec<Id>,
 }
 

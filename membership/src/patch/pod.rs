@@ -104,8 +104,11 @@ fn joiner(pod: &Value, ordinal: Ordinal, record: &Record, target: &Target, our_i
             "command": [etcd_path(etcd), "--version"],
         }),
     );
+    let mut command = vec!["/hook".to_owned(), "admit".into(), format!("--data-dir={data_dir}")];
+    command.push(format!("--permission-file={PERMISSION_DIR}/{PERMISSION_FILE}"));
+    command.push(format!("--cluster={}", record.cluster));
     let others = record.members.iter().filter(|(other, _)| **other != ordinal);
-    let others = others.map(|(_, recorded)| recorded.id.to_string()).collect::<Vec<_>>().join(",");
+    command.extend(others.map(|(_, recorded)| format!("--other={}", recorded.id)));
     let mut mounts = list(etcd, &["volumeMounts"]).to_vec();
     mounts.push(json!({ "name": PERMISSION_VOLUME, "mountPath": PERMISSION_DIR, "readOnly": true }));
     let admit = with_limits_of(
@@ -114,8 +117,7 @@ fn joiner(pod: &Value, ordinal: Ordinal, record: &Record, target: &Target, our_i
             "name": ADMIT,
             "image": our_image,
             "imagePullPolicy": "IfNotPresent",
-            "command": ["/hook", "admit", "--data-dir", data_dir, "--permission-file", format!("{PERMISSION_DIR}/{PERMISSION_FILE}"),
-                "--cluster", record.cluster, "--others", others],
+            "command": command,
             "volumeMounts": mounts,
             "terminationMessagePolicy": "FallbackToLogsOnError",
         }),

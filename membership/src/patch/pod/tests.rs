@@ -143,14 +143,13 @@ fn a_joiner_is_held() {
           "command": [
             "/hook",
             "admit",
-            "--data-dir",
-            "/var/lib/etcd/data",
-            "--permission-file",
-            "/etc/etcd-scaler/permission",
-            "--cluster",
-            "0000000000000001",
-            "--others",
-            "0000000000000010,0000000000000011,0000000000000012,0000000000000013"
+            "--data-dir=/var/lib/etcd/data",
+            "--permission-file=/etc/etcd-scaler/permission",
+            "--cluster=0000000000000001",
+            "--other=0000000000000010",
+            "--other=0000000000000011",
+            "--other=0000000000000012",
+            "--other=0000000000000013"
           ],
           "image": "etcd-scaler:1",
           "imagePullPolicy": "IfNotPresent",
