@@ -1,3 +1,4 @@
 //! The scenarios that only `make test-all` runs: each of them is minutes, together they are hours.
 
 mod kills;
+mod versions;
