@@ -55,6 +55,8 @@ pub struct Change<'a> {
     pub changes_template: bool,
     /// The roll-out under way, in a sentence.
     pub rollout: Option<String>,
+    /// The roll-out that the chart's or a person's partition stops half-way, in a sentence.
+    pub canary: Option<String>,
     /// The members' health; `None`: not asked yet.
     pub seen: Option<Seen<'a>>,
 }
@@ -177,6 +179,13 @@ impl Change<'_> {
                     "Wait for it (kubectl rollout status -n {} statefulset/{}) and ask again.",
                     target.namespace, target.statefulset
                 ),
+            ));
+        }
+        if let Some(canary) = &self.canary {
+            return Some(self.refuse(
+                &format!("a roll-out stops half-way ({canary})"),
+                "While a member joins no pod may roll, so one that is made again meanwhile would go back to the older template and its image.",
+                "Finish it (spec.updateStrategy.rollingUpdate.partition 0) or take it back, and ask again.",
             ));
         }
         self.health(record)

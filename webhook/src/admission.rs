@@ -114,6 +114,7 @@ impl Admission {
                 record: update.record(),
                 changes_template: update.changes_template(),
                 rollout: statefulset::rollout(&old),
+                canary: statefulset::canary(&old),
                 seen,
             })
         });
@@ -144,6 +145,7 @@ impl Admission {
                 record: statefulset::record(&live),
                 changes_template: false,
                 rollout: statefulset::rollout(&live),
+                canary: statefulset::canary(&live),
                 seen,
             })
         });

@@ -49,6 +49,7 @@ struct Case {
     record: Option<Result<Record, ParseRecordError>>,
     changes_template: bool,
     rollout: Option<String>,
+    canary: Option<String>,
     answers: BTreeMap<Ordinal, Answered>,
     age: Option<Duration>,
 }
@@ -62,6 +63,7 @@ fn from_three_to(new: u32) -> Case {
         record: Some(Ok(verified(3))),
         changes_template: false,
         rollout: None,
+        canary: None,
         answers: (0..3).map(|ordinal| (ordinal, Ok(healthy(ordinal, 3)))).collect(),
         age: Some(Duration::from_secs(1)),
     }
@@ -83,9 +85,20 @@ impl Case {
     }
 
     fn decide(self) -> Decision {
-        let Self { new, old, request, first_ordinal, record, changes_template, rollout, answers, age } = self;
+        let Self { new, old, request, first_ordinal, record, changes_template, rollout, canary, answers, age } = self;
         let seen = age.map(|age| Seen { age, answers: &answers });
-        decide(&Change { target: &puls8(), request, old, new, first_ordinal, record, changes_template, rollout, seen })
+        decide(&Change {
+            target: &puls8(),
+            request,
+            old,
+            new,
+            first_ordinal,
+            record,
+            changes_template,
+            rollout,
+            canary,
+            seen,
+        })
     }
 
     #[track_caller]
@@ -176,6 +189,8 @@ fn together_with_another_change_of_the_template() {
 
 #[test]
 fn while_a_roll_out_is_under_way() {
+    let canary = from_three_to(4).with(|case| case.canary = Some("partition 2: 1 of 3 pods are updated".into()));
+    insta::assert_snapshot!(canary.refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: a roll-out stops half-way (partition 2: 1 of 3 pods are updated). While a member joins no pod may roll, so one that is made again meanwhile would go back to the older template and its image. Finish it (spec.updateStrategy.rollingUpdate.partition 0) or take it back, and ask again.");
     let rolling = from_three_to(4).with(|case| case.rollout = Some("1 of 3 pods are updated".into()));
     insta::assert_snapshot!(rolling.refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: a roll-out is under way (1 of 3 pods are updated). It restarts members while another joins. Wait for it (kubectl rollout status -n puls8 statefulset/puls8-etcd) and ask again.");
 }

@@ -74,6 +74,22 @@ pub fn rollout(object: &Value) -> Option<String> {
     (updated < to_update).then(|| format!("{updated} of {to_update} pods are updated"))
 }
 
+/// A roll-out that their own partition stops half-way (a canary), in a sentence.
+///
+/// Nothing rolls then, but pods of two templates are there. Ours, above all pods, would have each
+/// that is made again go back to the older one.
+#[must_use]
+pub fn canary(object: &Value) -> Option<String> {
+    let partition = partition(object).filter(|partition| *partition > 0)?;
+    if on_delete(object) || annotation(object, KEPT_PARTITION).is_some() || rollout(object).is_some() {
+        return None;
+    }
+    let revision = |which: &str| text(object, &["status", which]);
+    let (updated, all) = (number(object, &["status", "updatedReplicas"]).unwrap_or(0), replicas(object));
+    let two = revision("currentRevision") != revision("updateRevision") && (1..all).contains(&updated);
+    two.then(|| format!("partition {partition}: {updated} of {all} pods are updated"))
+}
+
 /// Where the controller is behind what is wanted, in a sentence: pods missing, too many, not Ready,
 /// or made from an older template than the strategy allows. `None`: it has nothing to do.
 #[must_use]

@@ -218,7 +218,11 @@ fn no_roll_out_is_seen_where_none_is() {
         "/spec/updateStrategy/rollingUpdate/partition",
         json!(2),
     );
-    assert_eq!(rollout(&with(canary, "/status/updatedReplicas", json!(1))), None, "their own partition is reached");
+    let canary = with(canary, "/status/updatedReplicas", json!(1));
+    assert_eq!(rollout(&canary), None, "their own partition is reached");
+    assert_eq!(super::canary(&canary).unwrap(), "partition 2: 1 of 3 pods are updated");
+    assert_eq!(super::canary(&with(canary, "/status/updateRevision", json!("a"))), None, "one template");
+    assert_eq!(super::canary(&ours), None);
     let on_delete = with(charts(), "/spec/updateStrategy", json!({ "type": "OnDelete" }));
     assert_eq!(rollout(&with(on_delete, "/metadata/generation", json!(9))), None);
 }
