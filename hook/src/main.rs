@@ -5,6 +5,7 @@ mod admit;
 mod apply;
 mod args;
 mod failpoint;
+mod immutable;
 mod lease;
 mod leave;
 mod objects;

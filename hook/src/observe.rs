@@ -7,7 +7,7 @@ use anyhow::Context;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::ListParams;
 use membership::names::{MOST_MEMBERS, Ordinal, RECORD, Target};
-use membership::observed::Observed;
+use membership::observed::{Observed, Pod, Volume};
 use membership::record::{Id, Record, State};
 use membership::volume::VolumePlan;
 use tokio::time::Instant;
@@ -19,6 +19,16 @@ use crate::volumes::{Volumes, claim_name};
 
 /// How long one member may take to answer. Members that are away must not hold up the round.
 const ANSWER: Duration = Duration::from_millis(1500);
+
+/// The scheduler says that claims are unbound, not which; only its class tells why.
+fn name_claims(pods: &mut BTreeMap<Ordinal, Pod>, volumes: &BTreeMap<Ordinal, Volume>) {
+    for (ordinal, pod) in pods.iter_mut().filter(|(_, pod)| pod.node.is_none()) {
+        let unbound = volumes.get(ordinal).filter(|volume| volume.claimed && !volume.bound && !volume.ours);
+        if let (Some(trouble), Some(volume)) = (&mut pod.trouble, unbound) {
+            trouble.what = format!("{}; {} has no volume", trouble.what.trim_end_matches('.'), volume.claim);
+        }
+    }
+}
 
 /// What is kept from round to round.
 #[derive(Default)]
@@ -60,6 +70,7 @@ impl Observer {
                 volumes.insert(ordinal, volume);
             }
         }
+        name_claims(&mut pods, &volumes);
         let asked = (0..count).filter(|ordinal| pods.contains_key(ordinal) || *ordinal < recorded);
         let answers = etcd::observe(target, asked, ANSWER).await;
         pods.retain(|&ordinal, _| ordinal < count);

@@ -7,13 +7,15 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
-use membership::names::{Ordinal, Target};
+use membership::names::{MOST_MEMBERS, Ordinal, Target};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::immutable;
 use crate::objects::{Objects, reference, replicas};
 use crate::observe::{adopt, record};
 use crate::report::{self, Reports};
+use crate::volumes::claim_name;
 
 /// How long one member may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -42,7 +44,7 @@ pub async fn run(mut target: Target, manifest: &Path, deadline: Duration) -> any
     let (from, to) = (replicas(&live), replicas(&rendered));
     let reports = Reports::about(objects.client.clone(), reference(&live), "preflight");
     let checked = async {
-        dry_run(&objects, &target, &rendered).await?;
+        dry_run(&objects, &target, &live, &rendered).await?;
         if from != to && record(&live)?.is_none_or(|record| record.count() != to) {
             // Who is to go may be gone already; whether it may go is the guard's to say.
             all_healthy(&target, from.min(to), end).await?;
@@ -60,7 +62,8 @@ pub async fn run(mut target: Target, manifest: &Path, deadline: Duration) -> any
             report::last_word(&result);
             Ok(())
         }
-        Err(error) if from == to => {
+        // Helm would fail as well then, and without saying what to do.
+        Err(error) if from == to && !error.is::<Fixed>() => {
             warn!("the replica count stays {to}, so the upgrade goes on: {error:#}");
             Ok(())
         }
@@ -72,8 +75,20 @@ pub async fn run(mut target: Target, manifest: &Path, deadline: Duration) -> any
     }
 }
 
+/// The change is of a kind that no StatefulSet allows; the way out.
+#[derive(Debug)]
+struct Fixed(String);
+
+impl std::fmt::Display for Fixed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Fixed {}
+
 /// Shows the whole StatefulSet to the API server and so to the webhook, without an effect.
-async fn dry_run(objects: &Objects, target: &Target, rendered: &StatefulSet) -> anyhow::Result<()> {
+async fn dry_run(objects: &Objects, target: &Target, live: &StatefulSet, rendered: &StatefulSet) -> anyhow::Result<()> {
     // Helm's own manager name: what it owns is not taken from it, not even in a dry run.
     let params =
         PatchParams { dry_run: true, force: true, field_manager: Some("helm".into()), ..PatchParams::default() };
@@ -84,9 +99,27 @@ async fn dry_run(objects: &Objects, target: &Target, rendered: &StatefulSet) -> 
             status.message,
             target.namespace
         ),
+        Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains("fields other than") => {
+            let unbound = unbound_claims(objects, target, live).await?;
+            bail!(Fixed(immutable::way_out(target, &immutable::differences(live, rendered), &unbound)))
+        }
         Err(kube::Error::Api(status)) => bail!("{}", status.message),
         Err(error) => Err(error).context("failed to try the change out (server-side dry run)"),
     }
+}
+
+/// The members' claims to which no volume was bound yet.
+async fn unbound_claims(objects: &Objects, target: &Target, live: &StatefulSet) -> anyhow::Result<Vec<String>> {
+    let mut unbound = Vec::new();
+    for ordinal in 0..replicas(live).min(MOST_MEMBERS) {
+        let Some(claim) = claim_name(live, target, ordinal) else { continue };
+        let found = objects.claims.get_opt(&claim).await.with_context(|| format!("failed to read claim {claim}"))?;
+        let pending = |phase: String| phase == "Pending";
+        if found.and_then(|found| found.status?.phase).is_some_and(pending) {
+            unbound.push(claim);
+        }
+    }
+    Ok(unbound)
 }
 
 /// Every member must answer, lead or follow, and report no alarm.

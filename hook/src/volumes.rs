@@ -54,7 +54,8 @@ impl Volumes {
         let bound = found.status.and_then(|status| status.phase).is_some_and(|phase| phase == "Bound");
         let class = spec.storage_class_name.unwrap_or_default();
         let ours = self.without_provisioner(objects, &class).await?;
-        let mut volume = Volume { claimed: true, bound, ours, ..Volume::default() };
+        let name = format!("claim {claim} of class {class:?}");
+        let mut volume = Volume { claimed: true, claim: name, bound, ours, ..Volume::default() };
         if ours {
             let name = spec.volume_name.filter(|_| bound).unwrap_or_else(|| plan.name(ordinal));
             // A claim bound to somebody's volume of another name: not ours to touch.

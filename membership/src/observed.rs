@@ -104,6 +104,8 @@ pub struct Trouble {
 pub struct Volume {
     /// The claim exists.
     pub claimed: bool,
+    /// The claim, for a sentence: its name and class.
+    pub claim: String,
     /// The claim is bound.
     pub bound: bool,
     /// The claim's class has no provisioner: its volume is ours to make.

@@ -247,7 +247,7 @@ impl World {
 }
 
 pub(super) fn settled_volume() -> Volume {
-    Volume { claimed: true, bound: true, ours: true, exists: true, misfit: None, pinned: true }
+    Volume { claimed: true, bound: true, ours: true, exists: true, pinned: true, ..Volume::default() }
 }
 
 pub(super) fn stuck(what: &str, fatal: bool) -> Option<Trouble> {
