@@ -69,14 +69,32 @@ cgroup_init() {
   return 1
 }
 
-# cgroup_freeze PATH 1|0: stop or continue everything in it.
-cgroup_freeze() {
-  local state
+# cgroup_frozen PATH: are all processes in it stopped? (With v1 the answer "not
+# yet" is FREEZING, and reading it is what makes the kernel look again.)
+cgroup_frozen() {
   if on_cgroup_v2; then
-    [[ ! -d /sys/fs/cgroup/$1 ]] || echo "$2" >"/sys/fs/cgroup/$1/cgroup.freeze"
+    grep -qx 'frozen 1' "/sys/fs/cgroup/$1/cgroup.events" 2>/dev/null
   else
-    state=/sys/fs/cgroup/freezer/$1/freezer.state
-    [[ ! -e $state ]] || if (($2)); then echo FROZEN >"$state"; else echo THAWED >"$state"; fi
+    [[ $(cat "/sys/fs/cgroup/freezer/$1/freezer.state" 2>/dev/null) == FROZEN ]]
+  fi
+}
+
+# cgroup_freeze PATH: stop everything in it; returns when all of it stands still.
+cgroup_freeze() {
+  local left=200
+  if on_cgroup_v2; then echo 1 >"/sys/fs/cgroup/$1/cgroup.freeze"; else echo FROZEN >"/sys/fs/cgroup/freezer/$1/freezer.state"; fi
+  until cgroup_frozen "$1"; do
+    ((left--)) || die "control group $1 does not freeze"
+    sleep 0.05
+  done
+}
+
+# cgroup_thaw PATH: let everything in it go on; nothing to do if there is none.
+cgroup_thaw() {
+  if on_cgroup_v2; then
+    [[ ! -d /sys/fs/cgroup/$1 ]] || echo 0 >"/sys/fs/cgroup/$1/cgroup.freeze"
+  else
+    [[ ! -d /sys/fs/cgroup/freezer/$1 ]] || echo THAWED >"/sys/fs/cgroup/freezer/$1/freezer.state"
   fi
 }
 

@@ -8,7 +8,7 @@ here=$(dirname "$(readlink -f "$0")")
 . "$here/../cgroups.sh"
 
 # A frozen process does not die.
-for n in {0..6}; do cgroup_freeze "$CGROUP/node-$n" 0; done
+for n in {0..6}; do cgroup_thaw "$CGROUP/node-$n"; done
 
 # With pid 1 of the control plane everything in its pid namespace dies, the nodes
 # in it too, and then nothing holds the mounts and the network any more. The rest
