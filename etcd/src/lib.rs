@@ -16,4 +16,4 @@ pub use member::{Member, observe};
 pub use refusal::{CallError, Refusal};
 pub use set_aside::{SetAsideError, set_aside};
 pub use validation::{Hashed, Keys, Verdict, validate};
-pub use wal::{DataDir, WalError, identify};
+pub use wal::{DataDir, Fields, Record, Records, WalError, identify};

@@ -1,4 +1,5 @@
 //! Whose data does a directory hold? Read from the first records of its write-ahead log.
+//! [`Records`] reads on: what the tests judge the order of membership changes by.
 //!
 //! A segment is a row of frames: 8 bytes little-endian length (the upper 8 bits are padding
 //! information), then a `walpb.Record {type = 1, crc = 2, data = 3}`. Every segment opens with a
@@ -51,6 +52,10 @@ const METADATA: u64 = 1;
 const SEARCHED: usize = 4;
 /// No record this early is larger; a larger length is garbage, not a reason to allocate.
 const LARGEST: u64 = 4096;
+/// No record at all is larger: a request has 1.5 MiB by default.
+const LARGEST_OF_ALL: u64 = 64 << 20;
+/// Why a segment ends before its file does.
+const NOTHING: &str = "nothing where a record is expected";
 
 /// Tells whose data `data_dir` (etcd's `--data-dir`) holds.
 ///
@@ -93,23 +98,17 @@ impl From<io::Error> for Fault {
     }
 }
 
+impl From<&'static str> for Fault {
+    fn from(why: &'static str) -> Self {
+        Self::Form(why)
+    }
+}
+
 fn read_metadata(mut log: impl Read) -> Result<DataDir, Fault> {
     for _ in 0..SEARCHED {
-        let mut length = [0; 8];
-        log.read_exact(&mut length)?;
-        let length = u64::from_le_bytes(length);
-        let size = length & 0x00ff_ffff_ffff_ffff;
-        // The top bit says that the low 3 bits of the top byte count padding bytes.
-        let padding = if length >> 63 == 1 { (length >> 56) & 0x7 } else { 0 };
-        if size == 0 || size > LARGEST {
-            return Err(Fault::Form("a record of impossible length"));
-        }
-        let mut frame = vec![0; usize::try_from(size + padding).unwrap_or_default()];
-        log.read_exact(&mut frame)?;
-        frame.truncate(usize::try_from(size).unwrap_or_default());
-        let record = Fields::of(&frame)?;
-        if record.number(1) == Some(METADATA) {
-            let metadata = Fields::of(record.bytes(3).ok_or(Fault::Form("metadata without data"))?)?;
+        let record = read_record(&mut log, LARGEST)?;
+        if record.kind == METADATA {
+            let metadata = Fields::of(&record.data)?;
             return match (metadata.number(1), metadata.number(2)) {
                 (Some(member), Some(cluster)) => Ok(DataDir::Member { member: Id(member), cluster: Id(cluster) }),
                 _ => Err(Fault::Form("metadata without member and cluster ID")),
@@ -119,16 +118,77 @@ fn read_metadata(mut log: impl Read) -> Result<DataDir, Fault> {
     Err(Fault::Form("no metadata record"))
 }
 
-/// The fields of a protobuf message, as far as two messages of two and three fields need it.
-struct Fields<'a>(Vec<(u64, Value<'a>)>);
+/// One record of a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its type, as etcd numbers them: 1 metadata, 2 entry, 3 hard state, 4 CRC, 5 snapshot.
+    pub kind: u64,
+    /// The message in it.
+    pub data: Vec<u8>,
+}
 
+/// The records of one segment. It ends where etcd has not written yet: space is allocated ahead.
+#[derive(Debug)]
+pub struct Records<R>(R);
+
+impl<R: Read> Records<R> {
+    /// Of a segment from its beginning.
+    pub fn of(segment: R) -> Self {
+        Self(segment)
+    }
+}
+
+impl<R: Read> Iterator for Records<R> {
+    type Item = io::Result<Record>;
+    fn next(&mut self) -> Option<Self::Item> {
+        match read_record(&mut self.0, LARGEST_OF_ALL) {
+            Ok(record) => Some(Ok(record)),
+            // Also a record that is being written: its end is not there yet.
+            Err(Fault::Read(error)) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+            Err(Fault::Form(NOTHING)) => None,
+            Err(Fault::Read(error)) => Some(Err(error)),
+            Err(Fault::Form(why)) => Some(Err(io::Error::new(io::ErrorKind::InvalidData, why))),
+        }
+    }
+}
+
+fn read_record(log: &mut impl Read, largest: u64) -> Result<Record, Fault> {
+    let mut length = [0; 8];
+    log.read_exact(&mut length)?;
+    let length = u64::from_le_bytes(length);
+    let size = length & 0x00ff_ffff_ffff_ffff;
+    // The top bit says that the low 3 bits of the top byte count padding bytes.
+    let padding = if length >> 63 == 1 { (length >> 56) & 0x7 } else { 0 };
+    if length == 0 {
+        return Err(Fault::Form(NOTHING));
+    }
+    if size == 0 || size > largest {
+        return Err(Fault::Form("a record of impossible length"));
+    }
+    let mut frame = vec![0; usize::try_from(size + padding).unwrap_or_default()];
+    log.read_exact(&mut frame)?;
+    frame.truncate(usize::try_from(size).unwrap_or_default());
+    let record = Fields::of(&frame)?;
+    let kind = record.number(1).ok_or("a record without a type")?;
+    Ok(Record { kind, data: record.bytes(3).unwrap_or_default().to_vec() })
+}
+
+/// The fields of a protobuf message, as far as etcd's log needs it: numbers and byte strings.
+#[derive(Debug)]
+pub struct Fields<'a>(Vec<(u64, Value<'a>)>);
+
+#[derive(Clone, Copy, Debug)]
 enum Value<'a> {
     Number(u64),
     Bytes(&'a [u8]),
 }
 
 impl<'a> Fields<'a> {
-    fn of(mut message: &'a [u8]) -> Result<Self, Fault> {
+    /// Takes a message apart.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn of(mut message: &'a [u8]) -> Result<Self, &'static str> {
         let mut fields = Vec::new();
         while !message.is_empty() {
             let key = varint(&mut message)?;
@@ -136,44 +196,57 @@ impl<'a> Fields<'a> {
                 0 => Value::Number(varint(&mut message)?),
                 2 => {
                     let length = usize::try_from(varint(&mut message)?).unwrap_or(usize::MAX);
-                    let (bytes, rest) =
-                        message.split_at_checked(length).ok_or(Fault::Form("a field longer than its record"))?;
+                    let (bytes, rest) = message.split_at_checked(length).ok_or("a field longer than its record")?;
                     message = rest;
                     Value::Bytes(bytes)
                 }
-                _ => return Err(Fault::Form("a field of unknown type")),
+                _ => return Err("a field of unknown type"),
             };
             fields.push((key >> 3, value));
         }
         Ok(Self(fields))
     }
 
-    fn number(&self, field: u64) -> Option<u64> {
-        self.0.iter().find_map(|(number, value)| match value {
-            Value::Number(value) if *number == field => Some(*value),
+    /// A field that is a number.
+    #[must_use]
+    pub fn number(&self, field: u64) -> Option<u64> {
+        self.0.iter().find_map(|&(number, value)| match value {
+            Value::Number(value) if number == field => Some(value),
             _ => None,
         })
     }
 
-    fn bytes(&self, field: u64) -> Option<&'a [u8]> {
-        self.0.iter().find_map(|(number, value)| match value {
-            Value::Bytes(value) if *number == field => Some(*value),
+    /// A field that is a string or a message.
+    #[must_use]
+    pub fn bytes(&self, field: u64) -> Option<&'a [u8]> {
+        self.all(field).next()
+    }
+
+    /// A field that is there several times.
+    pub fn all(&self, field: u64) -> impl Iterator<Item = &'a [u8]> {
+        self.0.iter().filter_map(move |&(number, value)| match value {
+            Value::Bytes(value) if number == field => Some(value),
             _ => None,
         })
+    }
+
+    /// The numbers of all fields that are there.
+    pub fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().map(|&(number, _)| number)
     }
 }
 
-fn varint(message: &mut &[u8]) -> Result<u64, Fault> {
+fn varint(message: &mut &[u8]) -> Result<u64, &'static str> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
-        let (&byte, rest) = message.split_first().ok_or(Fault::Form("a record that ends early"))?;
+        let (&byte, rest) = message.split_first().ok_or("a record that ends early")?;
         *message = rest;
         value |= u64::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
             return Ok(value);
         }
     }
-    Err(Fault::Form("a number that does not end"))
+    Err("a number that does not end")
 }
 
 #[cfg(test)]
@@ -241,6 +314,17 @@ mod tests {
         ]);
         let expected = DataDir::Member { member: Id(0x8e9e_05c5_2164_694d), cluster: Id(0xcdf8_181e_3255_01cc) };
         assert_eq!(identify(dir.path()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_segment_ends_where_nothing_was_written_yet() {
+        let mut segment = log(1, 2);
+        segment.extend([0; 64]);
+        let kinds: Vec<u64> = Records::of(&segment[..]).map(|record| record.unwrap().kind).collect();
+        assert_eq!(kinds, [4, METADATA]);
+        let half = Records::of(&segment[..30]).map(|record| record.unwrap().kind).collect::<Vec<_>>();
+        assert_eq!(half, [4], "a record that is being written is not there yet");
+        assert!(Records::of(&[0xff; 64][..]).any(|record| record.is_err()), "garbage is not an end");
     }
 
     #[test]

@@ -3,10 +3,13 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::journal;
 use crate::process::{apply, run, until};
+use crate::referee::history::ReadBack;
+use crate::referee::watch::state_volume;
 use crate::release::{Ran, Release};
 
 /// Reading some ten thousand keys back from every member.
@@ -59,12 +62,14 @@ impl<'a> Load<'a> {
     /// When none is within half a minute.
     pub async fn start(release: &'a Release) -> anyhow::Result<Self> {
         let endpoint = format!("http://{}:2379", release.statefulset());
+        let state = state_volume(&release.namespace);
         let pod = json!({
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": { "name": "traffic", "namespace": release.namespace },
             "spec": {
-                "restartPolicy": "Never",
+                // Its node may be lost: it goes on where it was.
+                "restartPolicy": "OnFailure",
                 "terminationGracePeriodSeconds": 1,
                 "automountServiceAccountToken": false,
                 "securityContext": {
@@ -81,9 +86,9 @@ impl<'a> Load<'a> {
                         "readOnlyRootFilesystem": true,
                         "capabilities": { "drop": ["ALL"] },
                     },
-                    "volumeMounts": [{ "name": "state", "mountPath": "/state" }],
+                    "volumeMounts": [{ "name": state, "mountPath": "/state" }],
                 }],
-                "volumes": [{ "name": "state", "emptyDir": {} }],
+                "volumes": [{ "name": state, "emptyDir": {} }],
             },
         });
         apply(&pod).await?;
@@ -95,6 +100,15 @@ impl<'a> Load<'a> {
         })
         .await?;
         Ok(load)
+    }
+
+    /// The load that an earlier part of a scenario started, if one did.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn of(release: &'a Release) -> anyhow::Result<Option<Self>> {
+        let pod = release.kubectl(&["get", "pod", "traffic", "--ignore-not-found", "-o", "name"]).await?;
+        Ok((!pod.is_empty()).then_some(Self { release }))
     }
 
     async fn traffic(&self, arguments: &[&str]) -> anyhow::Result<String> {
@@ -127,6 +141,48 @@ impl<'a> Load<'a> {
             ensure!(read["read"] == counts["acknowledged"], "{member}: {counts}");
         }
         Ok(counts)
+    }
+
+    /// What each of these members holds of what was acknowledged until now. The load goes on.
+    ///
+    /// # Errors
+    /// When a member does not answer.
+    pub async fn read_back(&self, members: &[String]) -> anyhow::Result<Vec<ReadBack>> {
+        let host = |pod: &String| self.release.host(0).replacen(&self.release.pod(0), pod, 1);
+        let url = |pod: &String| format!("{pod}=http://{}:2379", host(pod));
+        let urls: Vec<String> = members.iter().map(url).collect();
+        let exec = ["-n", &self.release.namespace, "exec", "traffic", "--", "/traffic"];
+        let verify = ["verify", "--running", "--members", &urls.join(",")];
+        // It fails when something is lost, and has said what.
+        let ended = run("kubectl", [&exec[..], &verify].concat(), "", VERIFY).await?;
+        let Ok(counts) = serde_json::from_str::<Value>(&ended.stdout) else {
+            bail!("{} failed:\n{}", ended.command, ended.printed());
+        };
+        let examples: Vec<&str> =
+            counts["examples"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let read = counts["members"].as_object().context("no member was read")?;
+        Ok(read
+            .iter()
+            .map(|(member, read)| ReadBack {
+                member: member.clone(),
+                lost: read["lost"].as_u64().unwrap_or(u64::MAX),
+                wrong: read["wrong"].as_u64().unwrap_or(u64::MAX),
+                examples: examples
+                    .iter()
+                    .filter(|it| it.starts_with(member.as_str()))
+                    .map(|&it| it.to_owned())
+                    .collect(),
+            })
+            .collect())
+    }
+
+    /// What the clients noted: the text of each file, by its name.
+    ///
+    /// # Errors
+    /// When the load's pod cannot be asked.
+    pub async fn journals(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let printed = self.traffic(&["journals"]).await?;
+        Ok(journal::files(&printed))
     }
 
     /// How the member list changed, from the last state before `from` on.

@@ -5,4 +5,5 @@ mod all;
 mod failures;
 mod kills;
 mod main_job;
+mod referee;
 mod refusals;

@@ -2,10 +2,9 @@
 
 use std::fmt::Write;
 
-use serde_json::{Value, json};
-
-use crate::journal::History;
 use crate::verify::Read;
+use ::tests::journal::History;
+use serde_json::{Value, json};
 
 /// A span of time, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug)]
@@ -136,7 +135,7 @@ mod tests {
     use super::*;
 
     fn history(times: &[i64]) -> History {
-        History { acknowledged_at: times.to_vec(), failed: 0 }
+        History { acknowledged_at: times.to_vec(), ..History::default() }
     }
 
     #[test]

@@ -6,9 +6,9 @@
 //! `stats` only counts; `members` prints how the member list changed while the load ran.
 
 mod counts;
-mod journal;
 mod keys;
 mod members;
+mod reads;
 mod verify;
 mod write;
 
@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
+use tests::journal;
 
 use counts::{Counts, Window};
 use verify::Member;
@@ -61,6 +62,8 @@ enum Command {
     Stats(#[command(flatten)] Counted),
     /// How the member list changed while the load ran, a JSON object per change.
     Members(#[command(flatten)] State),
+    /// What every client saw: each file with a line `== NAME` before it.
+    Journals(#[command(flatten)] State),
 }
 
 #[derive(Args)]
@@ -133,6 +136,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             print!("{}", if counted.table { counts.table(&[]) } else { counts.json(&[]) });
         }
         Command::Members(state) => print!("{}", members::read(&state.directory)?),
+        Command::Journals(state) => print!("{}", journal::print(&state.directory)?),
     }
     Ok(ExitCode::SUCCESS)
 }

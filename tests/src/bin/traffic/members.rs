@@ -10,16 +10,17 @@ use std::time::Duration;
 use anyhow::Context;
 use etcd_client::Client;
 use serde_json::{Value, json};
+use tests::journal::now;
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::journal::now;
 use crate::write::{LIMIT, connect};
 
 /// How often is looked: what was there for less may be missed.
 const LOOK: Duration = Duration::from_millis(25);
 
-/// Looks, for ever.
-pub async fn watch(endpoint: &str, state: &Path) -> anyhow::Result<Infallible> {
+/// Looks, for ever; tells the readers the members' own client URLs.
+pub async fn watch(endpoint: &str, state: &Path, urls: watch::Sender<Vec<String>>) -> anyhow::Result<Infallible> {
     let path = path(state);
     let file = OpenOptions::new().create(true).append(true).open(&path);
     let mut file = file.with_context(|| format!("failed to open {}", path.display()))?;
@@ -36,6 +37,9 @@ pub async fn watch(endpoint: &str, state: &Path) -> anyhow::Result<Infallible> {
         };
         if list != last {
             writeln!(file, "{}", json!({ "at": now(), "members": list })).context("failed to note the member list")?;
+            let members = list.as_array().into_iter().flatten();
+            let own = members.filter_map(|member| member["client_urls"][0].as_str().map(str::to_owned));
+            urls.send_replace(own.collect());
             last = list;
         }
     }
@@ -55,6 +59,7 @@ async fn list(client: &mut Option<Client>, endpoint: &str) -> Option<Value> {
         json!({
             "id": format!("{:016x}", member.id()),
             "peer_urls": member.peer_urls(),
+            "client_urls": member.client_urls(),
             // A bootstrapped member has a name before it ever ran; client URLs come from itself.
             "started": !member.client_urls().is_empty(),
             "learner": member.is_learner(),

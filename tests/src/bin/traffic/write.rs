@@ -8,12 +8,15 @@ use std::time::Duration;
 use anyhow::Context;
 use etcd_client::{Client, ConnectOptions};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::journal::Journal;
+use membership::record::Id;
+use tests::journal::Journal;
+
 use crate::keys::{key, value};
-use crate::members;
+use crate::{members, reads};
 
 /// How long one call may take.
 pub const LIMIT: Duration = Duration::from_secs(2);
@@ -21,10 +24,10 @@ pub const LIMIT: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What the clients share.
-#[derive(Default)]
-struct Load {
+pub struct Load {
     stop: AtomicBool,
-    acknowledged: AtomicU64,
+    /// By client: the numbers 1 to this one are acknowledged.
+    acknowledged: Vec<AtomicU64>,
     failed: AtomicU64,
 }
 
@@ -32,19 +35,22 @@ struct Load {
 /// the one who reads back.
 pub async fn run(endpoint: String, clients: u32, pause: Duration, state: PathBuf) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
-    let load = Arc::new(Load::default());
+    let acknowledged = (0..clients).map(|_| AtomicU64::new(0)).collect();
+    let load = Arc::new(Load { stop: AtomicBool::new(false), acknowledged, failed: AtomicU64::new(0) });
     println!("{clients} clients put to {endpoint}, each every {} ms", pause.as_millis());
     let mut putting = JoinSet::new();
     for client in 0..clients {
         let (journal, last) = Journal::open(&state, client)?;
-        load.acknowledged.fetch_add(last, Ordering::Relaxed);
+        load.note(client, last);
         putting.spawn(put_all(client, last, journal, endpoint.clone(), pause, Arc::clone(&load)));
     }
+    let (urls, known) = watch::channel(Vec::new());
     let wanted = until_exists(state.join("stop"));
     tokio::select! {
         stop = wanted => stop?,
         () = progress(&load) => {}
-        watched = members::watch(&endpoint, &state) => match watched? {},
+        watched = members::watch(&endpoint, &state, urls) => match watched? {},
+        read = reads::run(&endpoint, known, &state, &load) => match read? {},
         Some(ended) = putting.join_next() => return ended.context("a client ended")?,
         _ = terminate.recv() => return Ok(()),
     }
@@ -77,19 +83,35 @@ async fn until_exists(file: PathBuf) -> anyhow::Result<()> {
 async fn progress(load: &Load) {
     let mut seconds = interval(Duration::from_secs(1));
     seconds.tick().await;
-    let mut before = load.acknowledged.load(Ordering::Relaxed);
+    let mut before = load.acknowledged();
     loop {
         seconds.tick().await;
-        let now = load.acknowledged.load(Ordering::Relaxed);
+        let now = load.acknowledged();
         println!("{} (+{})", load.line(), now - before);
         before = now;
     }
 }
 
 impl Load {
+    fn note(&self, client: u32, number: u64) {
+        if let Some(last) = self.acknowledged.get(client as usize) {
+            last.store(number, Ordering::Relaxed);
+        }
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.acknowledged.iter().map(|last| last.load(Ordering::Relaxed)).sum()
+    }
+
+    /// A client and the last number of its that was acknowledged, another client each time.
+    pub fn last_of(&self, turn: usize) -> Option<(u32, u64)> {
+        let client = turn % self.acknowledged.len();
+        let last = self.acknowledged.get(client)?.load(Ordering::Relaxed);
+        Some((u32::try_from(client).ok()?, last)).filter(|&(_, last)| last > 0)
+    }
+
     fn line(&self) -> String {
-        let (acknowledged, failed) = (self.acknowledged.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
-        format!("{acknowledged} acknowledged, {failed} failed attempts")
+        format!("{} acknowledged, {} failed attempts", self.acknowledged(), self.failed.load(Ordering::Relaxed))
     }
 }
 
@@ -109,9 +131,9 @@ async fn put_all(
     while !load.stop.load(Ordering::Relaxed) {
         turns.tick().await;
         match put(&mut connection, &endpoint, client, seq).await {
-            Ok(()) => {
-                journal.acknowledged(seq)?;
-                load.acknowledged.fetch_add(1, Ordering::Relaxed);
+            Ok((member, cluster, revision)) => {
+                journal.acknowledged(seq, member, cluster, revision)?;
+                load.note(client, seq);
                 seq += 1;
             }
             Err(why) => {
@@ -125,13 +147,17 @@ async fn put_all(
     Ok(())
 }
 
-async fn put(connection: &mut Option<Client>, endpoint: &str, client: u32, seq: u64) -> Result<(), String> {
+/// Puts; who acknowledged it, and at which revision.
+async fn put(connection: &mut Option<Client>, endpoint: &str, client: u32, seq: u64) -> Result<(Id, Id, i64), String> {
     let connected = match connection {
         Some(connected) => connected,
         None => connection.insert(connect(endpoint).await.map_err(|error| error.to_string())?),
     };
     match timeout(LIMIT, connected.put(key(client, seq), value(client, seq), None)).await {
-        Ok(Ok(_)) => Ok(()),
+        Ok(Ok(answer)) => {
+            let header = answer.header().ok_or("an answer without a header")?;
+            Ok((Id(header.member_id()), Id(header.cluster_id()), header.revision()))
+        }
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
     }
