@@ -39,6 +39,7 @@ pub fn observe(pod: &Pod, target: &Target, ordinal: Ordinal, made_from: Option<&
         .any(|status| status.name == ADMIT && status.state.as_ref().is_some_and(|state| state.running.is_some()));
     let revision = metadata.labels.as_ref().and_then(|labels| labels.get("controller-revision-hash"));
     observed::Pod {
+        started: started(pod, container),
         never_started: never_started(pod, container),
         unsettled: unsettled(pod, target, ordinal),
         outdated: made_from.zip(revision).is_some_and(|(now, then)| now != then),
@@ -73,6 +74,14 @@ fn unsettled(pod: &Pod, target: &Target, ordinal: Ordinal) -> bool {
     let read = |annotation: &str| fields.contains(&format!("metadata.annotations['{annotation}']").as_str());
     let says = |annotation: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(annotation));
     settled(target, ordinal).iter().any(|(annotation, value)| read(annotation) && says(annotation) != Some(value))
+}
+
+/// Whether the kubelet positively says that this container runs or ran.
+fn started(pod: &Pod, container: &str) -> bool {
+    statuses(pod).filter(|status| status.name == container).any(|status| {
+        let state = |state: &ContainerState| state.running.is_some() || state.terminated.is_some();
+        status.restart_count > 0 || [&status.state, &status.last_state].into_iter().flatten().any(state)
+    })
 }
 
 /// Whether the kubelet positively says that this container has not run yet.
@@ -214,10 +223,12 @@ mod tests {
         let waiting = json!({ "waiting": { "reason": "ImagePullBackOff" } });
         assert!(with("etcd-a", None, json!(null)).outdated && !with("etcd-b", None, json!(null)).outdated);
         assert!(with("etcd-a", None, json!(null)).never_started, "not scheduled");
-        assert!(!with("etcd-a", Some("node-1"), json!(null)).never_started, "the kubelet has not said anything");
+        let unsaid = with("etcd-a", Some("node-1"), json!(null));
+        assert!(!unsaid.never_started && !unsaid.started, "the kubelet has not said anything");
         assert!(with("etcd-a", Some("node-1"), etcd(0, waiting.clone())).never_started);
         assert!(!with("etcd-a", Some("node-1"), etcd(1, waiting)).never_started);
-        assert!(!with("etcd-a", Some("node-1"), etcd(0, json!({ "running": {} }))).never_started);
+        let runs = with("etcd-a", Some("node-1"), etcd(0, json!({ "running": {} })));
+        assert!(runs.started && !runs.never_started);
     }
 
     #[test]

@@ -114,7 +114,7 @@ fn volumes(seen: &Observed, limits: &Limits) -> Result<(), Step> {
         }
         // Where nothing was written yet, the pod may still be wanted elsewhere: a node is chosen for
         // good only once the volume is mounted, and that by the pod that is to use it.
-        let mounted = |pod: &&Pod| !pod.terminating && (pod.waits_in_admit || !pod.never_started);
+        let mounted = |pod: &&Pod| !pod.terminating && (pod.waits_in_admit || pod.started);
         let node = seen.pods.get(&ordinal).filter(mounted).and_then(|pod| pod.node.clone());
         if let Some(node) = node.filter(|_| !volume.pinned) {
             return Err(Step::PinVolume(ordinal, node));

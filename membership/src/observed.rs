@@ -75,7 +75,10 @@ pub struct Pod {
     pub permitted: Option<Id>,
     /// It was there before this run began: what keeps it may have been repaired since.
     pub older: bool,
-    /// Its etcd has never run: nothing of it is lost with the pod.
+    /// Its etcd has run: what it wrote is where the pod is.
+    pub started: bool,
+    /// Its etcd has positively never run: nothing of it is lost with the pod. Neither of the two:
+    /// the kubelet has not said anything yet.
     pub never_started: bool,
     /// Made again, it would be made from another revision of the template.
     pub outdated: bool,

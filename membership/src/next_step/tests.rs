@@ -54,12 +54,12 @@ fn a_volume_is_tied_to_a_node_only_where_it_is_mounted() {
     let mut world = World::settled(3);
     world.volumes.get_mut(&1).unwrap().pinned = false;
     let pod = world.pods.get_mut(&1).unwrap();
-    (pod.never_started, pod.trouble) = (true, stuck("container etcd: ErrImagePull", true));
+    (pod.started, pod.trouble) = (false, stuck("container etcd: ErrImagePull", true));
     assert!(!matches!(world.next(), Step::PinVolume(..)), "{:?}", world.next());
     world.pods.get_mut(&1).unwrap().waits_in_admit = true;
     assert!(matches!(world.next(), Step::PinVolume(1, _)), "{:?}", world.next());
     let pod = world.pods.get_mut(&1).unwrap();
-    (pod.waits_in_admit, pod.never_started) = (false, false);
+    (pod.waits_in_admit, pod.started) = (false, true);
     assert!(matches!(world.next(), Step::PinVolume(1, _)), "{:?}", world.next());
 }
 
