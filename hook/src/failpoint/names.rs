@@ -70,6 +70,11 @@ impl Failpoint {
     /// Where a pod is made again.
     pub const RENEW: [Self; 1] = [Self::PodRenewed];
 
+    /// Whether only a volume that the Job makes has it.
+    pub fn is_about_volumes(self) -> bool {
+        matches!(self, Self::VolumeMade | Self::ClaimWoken | Self::VolumePinned)
+    }
+
     /// Its name: in the environment of the Job that stops there, and in the Lease's annotation.
     pub fn name(self) -> &'static str {
         match self {

@@ -8,7 +8,7 @@ use tests::cluster::nodes;
 use tests::failpoints::Failpoint;
 use tests::faults::{kill_node, own_name, put_back, start_node, take_off};
 use tests::process::until;
-use tests::release::{Helm, Release};
+use tests::release::{Helm, Release, Storage};
 use tests::scenario;
 use tests::seed::Seed;
 
@@ -50,25 +50,31 @@ async fn its_node_and_the_job_killed_at_every_failpoint() -> Result {
 }
 
 /// In an order by chance, so that in time each is met at each size; a release goes from one member
-/// to five. All are tried, whatever the others find.
+/// to five, on volumes of ours and on volumes of a provisioner. All are tried, whatever the others
+/// find.
 async fn at_every_failpoint(name: &str, harm: Harm) -> Result {
     let mut seed = Seed::from_environment();
     let again = seed.again();
-    let mut points: Vec<Failpoint> = Failpoint::JOIN.into_iter().filter(|point| harm.can_be_done_at(*point)).collect();
-    seed.shuffle(&mut points);
     let mut failed = Vec::new();
-    for (number, points) in points.chunks(MOST - 1).enumerate() {
-        let helm = if number % 2 == 0 { Helm::V4 } else { Helm::V3 };
-        let release = with_failpoints(name, helm);
-        release.say(&format!("{again}, {helm:?}: {}", points.iter().map(|p| p.name()).collect::<Vec<_>>().join(", ")));
-        let ended = run(harm, release, async |release| {
-            release.install(1, &[]).await?;
-            for (to, point) in (2..).zip(points) {
-                one_more(release, to, *point, harm).await?;
-            }
-            Ok(())
-        });
-        failed.extend(ended.await.err());
+    for storage in [Storage::Manual, Storage::Provisioned] {
+        let mut points = Failpoint::JOIN.to_vec();
+        points.retain(|point| harm.can_be_done_at(*point));
+        points.retain(|point| storage == Storage::Manual || !point.is_about_volumes());
+        seed.shuffle(&mut points);
+        for (number, points) in points.chunks(MOST - 1).enumerate() {
+            let helm = if number % 2 == 0 { Helm::V4 } else { Helm::V3 };
+            let release = with_failpoints(name, helm).on(storage);
+            let names: Vec<&str> = points.iter().map(|point| point.name()).collect();
+            release.say(&format!("{again}, {storage:?}, {helm:?}: {}", names.join(", ")));
+            let ended = run(harm, release, async |release| {
+                release.install(1, &[]).await?;
+                for (to, point) in (2..).zip(points) {
+                    one_more(release, to, *point, harm).await?;
+                }
+                Ok(())
+            });
+            failed.extend(ended.await.err());
+        }
     }
     all_well(&again, failed)
 }
