@@ -11,6 +11,7 @@ pub mod judge;
 pub mod wal;
 pub mod watch;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::load::Load;
 use crate::process::run;
 use crate::release::Release;
 use audit::AuditLog;
-use history::{History, Names, What};
+use history::{History, Log, Micros, Names, What};
 use judge::Violation;
 use watch::{Held, Places, Watch};
 
@@ -130,7 +131,10 @@ fn add_load(history: &mut History, files: &[(String, String)]) -> anyhow::Result
             let its = ClientHistory::parse(text).with_context(|| format!("the load's {name} is damaged"))?;
             let client: u32 = client.parse()?;
             // Until it is found in a member's log.
-            history.vanished.extend((1..=its.acknowledged()).map(|number| (client, number)));
+            for (number, put) in (1..).zip(&its.answers) {
+                history.vanished.insert((client, number));
+                history.acknowledged_at.insert((client, number), put.got);
+            }
             history.answers.extend(its.answers);
         }
     }
@@ -155,6 +159,9 @@ fn add_files(history: &mut History, held: &[Held]) -> anyhow::Result<()> {
     for log in &mut agreed.logs {
         etcd_log::give_times(log, &times);
     }
+    for log in &mut agreed.logs {
+        give_times_by_load(log, &history.acknowledged_at);
+    }
     let entries = agreed.logs.iter().flat_map(|log| &log.entries).chain(&agreed.ahead);
     for entry in entries {
         if let What::Load(client, number) = entry.what {
@@ -169,6 +176,19 @@ fn add_files(history: &mut History, held: &[Held]) -> anyhow::Result<()> {
     history.differences = agreed.differences;
     history.logs = agreed.logs;
     Ok(())
+}
+
+/// Gives what nobody logs a time, for people: that of the next put of the load that was
+/// acknowledged, at most a few milliseconds later.
+fn give_times_by_load(log: &mut Log, acknowledged: &BTreeMap<(u32, u64), Micros>) {
+    let mut next = None;
+    for entry in log.entries.iter_mut().rev() {
+        match entry.what {
+            What::Load(client, number) => next = acknowledged.get(&(client, number)).copied().or(next),
+            What::Foreign(..) => entry.at = next,
+            _ => {}
+        }
+    }
 }
 
 /// Reads back from every started voter, if there is a load and an etcd.

@@ -41,6 +41,8 @@ pub struct History {
     pub starts: Vec<Start>,
     /// What the load was answered, puts and reads.
     pub answers: Vec<Answer>,
+    /// When each put of the load was acknowledged, by client and number.
+    pub acknowledged_at: BTreeMap<(u32, u64), Micros>,
     /// Numbers of the load that were acknowledged and are in no member's log: client and number.
     pub vanished: BTreeSet<(u32, u64)>,
     /// Reads of the load that did not find what was acknowledged before, in words.
@@ -212,6 +214,14 @@ impl Request {
     #[must_use]
     pub fn sets(&self) -> bool {
         self.took_effect() && self.resource.starts_with("statefulsets")
+    }
+
+    /// The count in a StatefulSet or its scale, as it is afterwards.
+    #[must_use]
+    pub fn replicas(&self) -> Option<u64> {
+        let replicas = self.object["spec"]["replicas"].as_u64();
+        // A Scale leaves 0 out.
+        replicas.or_else(|| (self.resource == "statefulsets/scale" && self.object["spec"].is_object()).then_some(0))
     }
 
     /// A creation (`create`) or another write of a pod, by whomever.
@@ -398,7 +408,7 @@ impl fmt::Display for Request {
         if self.dry_run {
             write!(f, " (dry run)")?;
         }
-        if let Some(replicas) = self.object["spec"]["replicas"].as_u64() {
+        if let Some(replicas) = self.replicas() {
             write!(f, ", {replicas} replicas")?;
         }
         if resource == "pods" && !self.uid().is_empty() {

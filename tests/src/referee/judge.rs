@@ -190,7 +190,7 @@ impl<'a> Court<'a> {
     /// How many replicas were wanted then.
     fn replicas(&self, at: Micros) -> Option<u64> {
         let last = self.sets_before(at).next()?;
-        if last.verb == "delete" { None } else { last.object["spec"]["replicas"].as_u64() }
+        if last.verb == "delete" { None } else { last.replicas() }
     }
 
     /// The StatefulSet as it was then, scales aside.
@@ -339,8 +339,7 @@ impl<'a> Court<'a> {
         let mut found = Vec::new();
         for (place, dry) in requests.iter().enumerate() {
             let is_dry = dry.dry_run && dry.succeeded() && dry.resource.starts_with("statefulsets");
-            let (Some(tried), Some(live)) = (dry.object["spec"]["replicas"].as_u64(), self.replicas(dry.received))
-            else {
+            let (Some(tried), Some(live)) = (dry.replicas(), self.replicas(dry.received)) else {
                 continue;
             };
             if !is_dry || dry.name != *name || tried == live {
@@ -350,7 +349,7 @@ impl<'a> Court<'a> {
             // Until somebody wants another count in earnest.
             let end = requests[place..].iter().find(wanted).map_or(Micros::MAX, |it| it.received);
             for later in requests[place + 1..].iter().filter(|it| it.received < end && it.took_effect()) {
-                let stored = later.sets() && later.name == *name && later.object["spec"]["replicas"] == tried;
+                let stored = later.sets() && later.name == *name && later.replicas() == Some(tried);
                 let a_job = later.resource == "jobs"
                     && later.verb == "create"
                     && self.history.names.ours(&later.user)

@@ -262,6 +262,16 @@ fn invariant_3_a_pod_deleted_before_its_member_is_removed() {
 }
 
 #[test]
+fn invariant_3_by_the_scale_to_none() {
+    let mut story = Story::clean();
+    let scale = story.request(8000, ADMIN, "patch", "statefulsets/scale", SET);
+    // As the API server answers it.
+    scale.object = json!({ "spec": {}, "status": { "replicas": 4 } });
+    story.delete(8100, CONTROLLER, 3, pod(3, "second"));
+    assert_eq!(story.broken(), Some(Rule::RemovedBeforeItsPod));
+}
+
+#[test]
 fn invariant_3_a_person_may_delete_and_stop() {
     let mut by_hand = Story::clean();
     by_hand.set(8000, ADMIN, 3).delete(8100, ADMIN, 3, pod(3, "second")).delete(8200, CONTROLLER, 3, pod(3, "second"));
