@@ -4,9 +4,11 @@
 //! A scenario ([`scenario::run`]) has a namespace, a release, volumes and directories of its own
 //! ([`release::Release`]), and is cleaned up behind. [`load::Load`] is the writer that the main job
 //! is done under, [`members`] what etcd and its pods look like, [`jobs`] what our Jobs left
-//! behind, [`faults`] what goes wrong on purpose, [`dump`] what is printed when a scenario fails.
+//! behind, [`faults`] and [`disk`] what goes wrong on purpose, [`dump`] what is printed when a
+//! scenario fails.
 
 pub mod cluster;
+pub mod disk;
 pub mod dump;
 pub mod failpoints;
 pub mod faults;

@@ -52,7 +52,15 @@ impl Release {
     /// # Errors
     /// When it fails.
     pub async fn etcdctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let pod = self.pod(0);
+        self.etcdctl_in(0, arguments).await
+    }
+
+    /// Runs etcdctl in a member's pod.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn etcdctl_in(&self, ordinal: usize, arguments: &[&str]) -> anyhow::Result<String> {
+        let pod = self.pod(ordinal);
         self.kubectl(&[&["exec", &pod, "-c", "etcd", "--", "etcdctl"], arguments].concat()).await
     }
 
@@ -61,8 +69,16 @@ impl Release {
     /// # Errors
     /// When it cannot be read.
     pub async fn members(&self) -> anyhow::Result<Vec<Member>> {
+        self.members_seen_by(0).await
+    }
+
+    /// etcd's member list, asked in a member's pod.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn members_seen_by(&self, ordinal: usize) -> anyhow::Result<Vec<Member>> {
         // Not JSON: there IDs are numbers that an f64 does not hold.
-        let printed = self.etcdctl(&["member", "list", "-w", "simple"]).await?;
+        let printed = self.etcdctl_in(ordinal, &["member", "list", "-w", "simple"]).await?;
         let mut members = Vec::new();
         for line in printed.lines() {
             let words: Vec<&str> = line.split(", ").collect();

@@ -1,4 +1,5 @@
 //! The scenarios that only `make test-all` runs: each of them is minutes, together they are hours.
 
 mod kills;
+mod lost_disk;
 mod versions;

@@ -4,6 +4,7 @@
 mod all;
 mod failures;
 mod kills;
+mod lost_disk;
 mod main_job;
 mod referee;
 mod refusals;
