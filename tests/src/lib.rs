@@ -5,13 +5,14 @@
 //! ([`release::Release`]), and is cleaned up behind. [`load::Load`] is the writer that the main job
 //! is done under, [`members`] what etcd and its pods look like, [`jobs`] what our Jobs left
 //! behind, [`faults`] and [`disk`] what goes wrong on purpose, [`dump`] what is printed when a
-//! scenario fails.
+//! scenario fails. [`foreign`] is an etcd that is not the release's.
 
 pub mod cluster;
 pub mod disk;
 pub mod dump;
 pub mod failpoints;
 pub mod faults;
+pub mod foreign;
 pub mod jobs;
 pub mod journal;
 pub mod load;

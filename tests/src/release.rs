@@ -296,8 +296,18 @@ impl Release {
     /// # Errors
     /// When it fails.
     pub async fn uninstall(&self) -> anyhow::Result<()> {
-        let uninstall = ["uninstall", &self.name, "-n", &self.namespace, "--ignore-not-found"];
-        run(&self.helm.program(), uninstall, "", HELM).await?.ok().map(drop)
+        self.try_uninstall(&["--ignore-not-found"]).await?.ended.ok().map(drop)
+    }
+
+    /// `helm uninstall`, however it ends.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn try_uninstall(&self, more: &[&str]) -> anyhow::Result<Ran> {
+        let command = ["uninstall", &self.name, "-n", &self.namespace];
+        let from = now();
+        let ended = run(&self.helm.program(), [&command, more].concat(), "", HELM).await?;
+        Ok(Ran { ended, from, to: now() })
     }
 
     /// Removes the release, its namespace and its volumes, if there are any.
