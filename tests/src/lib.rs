@@ -5,7 +5,8 @@
 //! ([`release::Release`]), and is cleaned up behind. [`load::Load`] is the writer that the main job
 //! is done under, [`members`] what etcd and its pods look like, [`jobs`] what our Jobs left
 //! behind, [`faults`] and [`disk`] what goes wrong on purpose, [`dump`] what is printed when a
-//! scenario fails. [`foreign`] is an etcd that is not the release's.
+//! scenario fails. [`foreign`] is an etcd that is not the release's, [`set`] the StatefulSet as a
+//! manifest that is deleted and created again.
 
 pub mod cluster;
 pub mod disk;
@@ -23,4 +24,5 @@ pub mod referee;
 pub mod release;
 pub mod scenario;
 pub mod seed;
+pub mod set;
 pub mod turns;

@@ -1,6 +1,8 @@
 //! The scenarios that only `make test-all` runs: each of them is minutes, together they are hours.
 
+mod by_hand;
 mod image_gone;
 mod kills;
 mod lost_disk;
+mod recreated;
 mod versions;

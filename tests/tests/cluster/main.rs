@@ -6,5 +6,6 @@ mod failures;
 mod kills;
 mod lost_disk;
 mod main_job;
+mod recreated;
 mod referee;
 mod refusals;

@@ -1,0 +1,196 @@
+//! What holds the record is lost: the StatefulSet, the annotation, the Lease, the release, and at
+//! last the data. The cluster stays the same one for as long as its data is there.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use tests::load::Load;
+use tests::members::Member;
+use tests::process::{kubectl, run, until};
+use tests::release::{Helm, Release};
+use tests::scenario;
+use tests::set::RECORD;
+
+use crate::recreated::{is_theirs_again, with_replicas, without_record};
+
+type Result = anyhow::Result<()>;
+
+/// Keys of the load's kind, of a client that the load does not have: to the referee, a client's.
+const KEYS: &str = "traffic/901/";
+/// Until something that the webhook or the Job mends is mended.
+const MENDED: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn deleted_and_created_again_in_each_way_with_the_webhook_up_and_down() -> Result {
+    scenario::run("orphaned", Helm::V4, async |release| {
+        release.install(3, &[]).await?;
+        release.upgrade(4, &[]).await?;
+        let load = Load::start(release).await?;
+        let (before, members) = (release.pods().await?, release.members().await?);
+        let saved = release.saved().await?;
+        for webhook in [true, false] {
+            for way in ["kubectl create with the record", "kubectl create without the record", "helm upgrade"] {
+                release.say(&format!("{way}, the webhook is {}", if webhook { "up" } else { "down" }));
+                match way {
+                    // It comes back with the upgrade, after the StatefulSet.
+                    "helm upgrade" if !webhook => release.webhook_removed().await?,
+                    _ if !webhook => release.webhook_down().await?,
+                    _ => {}
+                }
+                release.orphan().await?;
+                match way {
+                    "helm upgrade" if webhook => release.upgrade(4, &[]).await.map(drop)?,
+                    // The Job after the upgrade would need the webhook for the record.
+                    "helm upgrade" => release.try_upgrade(4, &["--no-hooks"]).await?.ended.ok().map(drop)?,
+                    "kubectl create with the record" => release.try_create(&saved).await?.ok().map(drop)?,
+                    _ => release.try_create(&without_record(&saved)).await?.ok().map(drop)?,
+                }
+                if !webhook {
+                    release.webhook_up().await?;
+                }
+                is_theirs_again(release, &before, &members).await?;
+            }
+        }
+        // A forged record is no record.
+        release.orphan().await?;
+        let mut forged = saved.clone();
+        let record = saved["metadata"]["annotations"][RECORD].as_str().context("saved without a record")?;
+        forged["metadata"]["annotations"][RECORD] = record.replace(&members[0].id, "0123456789abcdef").into();
+        let created = release.try_create(&forged).await?;
+        release.say(&format!("created again with a forged record: {}", created.printed().trim()));
+        if !created.success {
+            release.try_create(&saved).await?.ok()?;
+        }
+        is_theirs_again(release, &before, &members).await?;
+        // Another count while they live.
+        release.orphan().await?;
+        for count in [3, 5] {
+            let refused = release.try_create(&with_replicas(&saved, count)).await?;
+            ensure!(!refused.success, "{count} replicas over four living members were admitted");
+            release.say(&format!("with {count} replicas: {}", refused.printed().trim()));
+        }
+        let refused = release.try_upgrade(5, &[]).await?.refused()?;
+        release.say(&format!("helm upgrade to 5: {}", refused.trim()));
+        release.try_create(&saved).await?.ok()?;
+        is_theirs_again(release, &before, &members).await?;
+        let all = tests::release::Ran { ended: release.try_create(&saved).await?, from: 0, to: tests::release::now() };
+        load.lost_nothing(4, &all).await.map(drop)
+    })
+    .await
+}
+
+/// One at a time, each mended before the next is taken.
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn the_lease_is_deleted_the_annotation_dropped_and_edited() -> Result {
+    scenario::run("record", Helm::V4, async |release| {
+        release.install(3, &[]).await?;
+        let (before, members) = (release.pods().await?, release.members().await?);
+        let (set, record) = (release.statefulset(), release.record().await?);
+        // Dropped: put back in the same request.
+        release.kubectl(&["annotate", "statefulset", &set, &format!("{RECORD}-")]).await?;
+        ensure!(release.record().await? == record, "the dropped record is not put back");
+        // Replaced by a manifest that never had it.
+        let replaced = without_record(&release.saved().await?);
+        run("kubectl", ["replace", "-f", "-"], &replaced.to_string(), MENDED).await?.ok()?;
+        ensure!(release.record().await? == record, "the record is not put back into a replaced manifest");
+        // Edited: refused.
+        let edit = format!("{RECORD}={}", record.to_string().replace(&members[2].id, "0123456789abcdef"));
+        let edited = release.kubectl(&["annotate", "statefulset", &set, &edit, "--overwrite"]).await;
+        let Err(refused) = edited else { anyhow::bail!("a record edited by hand was admitted") };
+        release.say(&format!("edited by hand: {refused:#}"));
+        ensure!(release.record().await? == record, "the refused edit changed the record");
+        // The same without a webhook: nobody can say yes.
+        release.webhook_down().await?;
+        for edit in [format!("{RECORD}-"), edit] {
+            let edited = release.kubectl(&["annotate", "statefulset", &set, &edit, "--overwrite"]).await;
+            let Err(refused) = edited else { anyhow::bail!("{edit} was admitted without a webhook") };
+            release.say(&format!("without a webhook: {refused:#}"));
+        }
+        release.webhook_up().await?;
+        ensure!(release.record().await? == record, "the record changed while the webhook was away");
+        // The Lease: its copy is written again by the next run.
+        release.kubectl(&["delete", "lease", &release.lease_name()]).await?;
+        release.upgrade(3, &[]).await?;
+        ensure!(release.lease_record().await? == record, "the Lease's copy is not the record");
+        // Both at once, as after a restore of the namespace without Leases: read from the members.
+        let saved = without_record(&release.saved().await?);
+        release.webhook_down().await?;
+        release.kubectl(&["delete", "lease", &release.lease_name()]).await?;
+        release.orphan().await?;
+        release.try_create(&saved).await?.ok()?;
+        release.webhook_up().await?;
+        is_theirs_again(release, &before, &members).await?;
+        // And still it scales. The fields are kubectl's now: Helm 4 asks to be told to take them back.
+        release.upgrade(4, &["--force-conflicts"]).await?;
+        release.is_settled(4).await?;
+        release.kept(&before).await
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn installed_again_over_kept_volumes_it_is_the_same_cluster() -> Result {
+    scenario::run("reinstalled", Helm::V4, async |release| {
+        let (cluster, members) = four_with_keys(release).await?;
+        release.uninstall().await?;
+        release.install(4, &[]).await?;
+        release.is_settled(4).await?;
+        ensure!(release.members().await? == members, "the members are others than before");
+        ensure!(release.record().await?["cluster"] == cluster, "the cluster is another one than before");
+        keys_are(release, 100, 4).await?;
+        release.say(&format!("installed again over kept volumes: cluster {cluster}, the same members, all keys"));
+        release.upgrade(5, &[]).await?;
+        release.is_settled(5).await
+    })
+    .await
+}
+
+/// The names of the objects are the same, and so are the IDs that etcd makes of them: only the Lease
+/// of the earlier installation knows a fourth member.
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn installed_again_over_wiped_volumes_it_is_a_new_cluster() -> Result {
+    scenario::run("wiped", Helm::V4, async |release| {
+        four_with_keys(release).await?;
+        release.uninstall().await?;
+        let before = release.lease_record().await?;
+        release.kubectl(&["delete", "pvc", "--all", "--timeout=25s"]).await?;
+        let volumes: Vec<String> = (0..4).map(|ordinal| release.volume(ordinal)).collect();
+        let volumes: Vec<&str> = volumes.iter().map(String::as_str).collect();
+        kubectl([&["delete", "pv", "--timeout=25s"], &*volumes].concat()).await?;
+        release.remove_directories().await?;
+        release.install(3, &[]).await?;
+        until("the new cluster is verified", MENDED, async || release.is_settled(3).await).await?;
+        keys_are(release, 0, 3).await?;
+        let now = release.record().await?;
+        release.say(&format!("before the wipe {before}, after it {now}"));
+        ensure!(release.lease_record().await? == now, "the Lease still has another record");
+        release.upgrade(4, &[]).await?;
+        release.is_settled(4).await
+    })
+    .await
+}
+
+/// Four members that hold a hundred keys; the cluster's ID and the members.
+async fn four_with_keys(release: &Release) -> anyhow::Result<(serde_json::Value, Vec<Member>)> {
+    release.install(3, &[]).await?;
+    release.upgrade(4, &[]).await?;
+    for key in 0..100 {
+        release.etcdctl(&["put", &format!("{KEYS}{key:010}"), "value"]).await?;
+    }
+    Ok((release.record().await?["cluster"].clone(), release.members().await?))
+}
+
+/// Each member itself has as many of the keys.
+async fn keys_are(release: &Release, count: usize, members: usize) -> Result {
+    for ordinal in 0..members {
+        let own = format!("--endpoints=http://{}:2379", release.host(ordinal));
+        let keys = release.etcdctl_in(ordinal, &[&own, "get", KEYS, "--prefix", "--keys-only"]).await?;
+        let keys = keys.lines().filter(|line| !line.is_empty()).count();
+        ensure!(keys == count, "{} has {keys} of {count} keys", release.pod(ordinal));
+    }
+    Ok(())
+}
