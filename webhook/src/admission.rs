@@ -193,7 +193,11 @@ impl Admission {
             }
             None => None,
         };
-        Ok(match statefulset::created(&new, &target, living.as_ref()) {
+        let newest = match living {
+            Some(_) => self.cluster.newest_revision(&new).await?,
+            None => None,
+        };
+        Ok(match statefulset::created(&new, &target, living.as_ref(), newest.as_ref()) {
             Ok(patch) => Verdict::allow(patch),
             Err(why) => Verdict::Deny(why),
         })

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures::{StreamExt, pin_mut};
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::ApiResource;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
@@ -61,6 +61,7 @@ impl Live {
 pub struct Cluster {
     api: Api<DynamicObject>,
     leases: Api<Lease>,
+    revisions: Api<ControllerRevision>,
     args: Arc<TargetArgs>,
     started: Timestamp,
 }
@@ -71,7 +72,8 @@ impl Cluster {
         let kind = ApiResource::erase::<StatefulSet>(&());
         let api = Api::namespaced_with(client.clone(), &args.namespace, &kind);
         let leases = Api::namespaced(client.clone(), &args.namespace);
-        Self { api, leases, args: Arc::new(args), started: Timestamp::now() }
+        let revisions = Api::namespaced(client.clone(), &args.namespace);
+        Self { api, leases, revisions, args: Arc::new(args), started: Timestamp::now() }
     }
 
     /// The same, and a watch of it that never ends.
@@ -152,6 +154,25 @@ impl Cluster {
             }
             Ok(Err(error)) => Err(format!("cannot read Lease {name}: {error}")),
             Err(_) => Err(format!("cannot read Lease {name}: no answer in {:.1} s", READ_DEADLINE.as_secs_f64())),
+        }
+    }
+
+    /// The data of the newest revision with the labels of this StatefulSet's pods: what the pods of
+    /// one that was deleted around them were made from.
+    ///
+    /// # Errors
+    /// When the API server did not answer in time.
+    pub async fn newest_revision(&self, object: &Value) -> Result<Option<Value>, String> {
+        let labels = object["spec"]["selector"]["matchLabels"].as_object();
+        let labels = labels.into_iter().flatten().filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?)));
+        let labels = ListParams::default().labels(&labels.collect::<Vec<_>>().join(","));
+        match tokio::time::timeout(READ_DEADLINE, self.revisions.list(&labels)).await {
+            Ok(Ok(revisions)) => {
+                let newest = revisions.items.into_iter().max_by_key(|revision| revision.revision);
+                Ok(newest.and_then(|revision| revision.data).map(|data| data.0))
+            }
+            Ok(Err(error)) => Err(format!("cannot list ControllerRevisions: {error}")),
+            Err(_) => Err("cannot list ControllerRevisions: no answer in time".into()),
         }
     }
 

@@ -116,11 +116,12 @@ pub fn lives(record: &Record, target: &Target, answers: &BTreeMap<Ordinal, Answe
 }
 
 /// What is rewritten in a StatefulSet that is being created; `living`: what was verified about the
-/// members that answer now in its place.
+/// members that answer now in its place; `newest`: the data of the newest ControllerRevision that
+/// their pods may be made from.
 ///
 /// # Errors
 /// The sentence with which it is refused: another count than that of the living members.
-pub fn created(new: &Value, target: &Target, living: Option<&Record>) -> Result<Patch, String> {
+pub fn created(new: &Value, target: &Target, living: Option<&Record>, newest: Option<&Value>) -> Result<Patch, String> {
     let mut edit = Edit::new(new);
     let place = ["metadata", "annotations", RECORD];
     match living {
@@ -132,11 +133,37 @@ pub fn created(new: &Value, target: &Target, living: Option<&Record>) -> Result<
                 record.members.keys().map(|ordinal| target.pod(*ordinal)).collect::<Vec<_>>().join(", "),
             ));
         }
-        Some(record) => edit.set(&place, record.annotation().into()),
+        Some(record) => {
+            edit.set(&place, record.annotation().into());
+            // Nobody rolls for the managed environment alone, as at an update.
+            let same = newest.is_some_and(|newest| {
+                let bare =
+                    |object| env::without_managed(get(object, &TEMPLATE).unwrap_or(&Value::Null), &target.container);
+                as_stored(bare(newest)) == as_stored(bare(new))
+            });
+            if same && !on_delete(new) && annotation(new, KEPT_PARTITION).is_none() {
+                let own = partition(new).unwrap_or(0);
+                edit.set(&["metadata", "annotations", KEPT_PARTITION], own.to_string().into());
+                edit.set(&PARTITION, replicas(new).max(own).into());
+            }
+        }
         // What a saved manifest says of members that do not answer is not verified.
         None => edit.remove(&place),
     }
     Ok(edit.finish())
+}
+
+/// A template without what a ControllerRevision writes differently: fields that are null, and how
+/// to apply it.
+fn as_stored(template: Value) -> Value {
+    match template {
+        Value::Object(fields) => {
+            let kept = fields.into_iter().filter(|(key, value)| !value.is_null() && key != "$patch");
+            Value::Object(kept.map(|(key, value)| (key, as_stored(value))).collect())
+        }
+        Value::Array(list) => Value::Array(list.into_iter().map(as_stored).collect()),
+        other => other,
+    }
 }
 
 /// One update of the target, as it was asked for.

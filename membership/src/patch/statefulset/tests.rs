@@ -337,9 +337,30 @@ fn a_record_lives_when_a_quorum_has_each_of_its_members() {
 fn a_statefulset_made_over_living_members_gets_their_record_and_no_other_count() {
     let new = annotated(charts(), &Record::new(Id(1)));
     let mut stored = new.clone();
-    json_patch::patch(&mut stored, &created(&new, &puls8(), Some(&record_of(3))).unwrap()).unwrap();
+    json_patch::patch(&mut stored, &created(&new, &puls8(), Some(&record_of(3)), None).unwrap()).unwrap();
     assert_eq!(annotation(&stored, RECORD), Some(record_of(3).annotation().as_str()));
-    insta::assert_snapshot!(created(&new, &puls8(), Some(&record_of(4))).unwrap_err(), @"creating StatefulSet puls8/puls8-etcd with 3 replicas is refused: 4 etcd members answer in its place (puls8-etcd-0, puls8-etcd-1, puls8-etcd-2, puls8-etcd-3). Created with another count it would delete a living member's pod, or start one beside them. Create it with 4: helm upgrade --set etcd.replicaCount=4, and scale then.");
+    insta::assert_snapshot!(created(&new, &puls8(), Some(&record_of(4)), None).unwrap_err(), @"creating StatefulSet puls8/puls8-etcd with 3 replicas is refused: 4 etcd members answer in its place (puls8-etcd-0, puls8-etcd-1, puls8-etcd-2, puls8-etcd-3). Created with another count it would delete a living member's pod, or start one beside them. Create it with 4: helm upgrade --set etcd.replicaCount=4, and scale then.");
+}
+
+#[test]
+fn made_over_living_members_nobody_rolls_for_the_managed_environment_alone() {
+    let revision = |object: &Value| {
+        let mut template = object["spec"]["template"].clone();
+        template["$patch"] = json!("replace");
+        template["metadata"]["creationTimestamp"] = json!(null);
+        json!({ "spec": { "template": template } })
+    };
+    let made = |new: &Value, newest: &Value| {
+        let patch = created(new, &puls8(), Some(&record_of(3)), Some(&revision(newest))).unwrap();
+        let mut stored = new.clone();
+        json_patch::patch(&mut stored, &patch).unwrap();
+        (partition(&stored), annotation(&stored, KEPT_PARTITION).map(str::to_owned))
+    };
+    let env = "/spec/template/spec/containers/1/env/1/value";
+    let other_env = with(charts(), env, json!("puls8-etcd-0=http://other:2380"));
+    assert_eq!(made(&other_env, &charts()), (Some(3), Some("0".into())));
+    let other_image = with(charts(), "/spec/template/spec/containers/1/image", json!("registry.k8s.io/etcd:3.6.15"));
+    assert_eq!(made(&other_image, &charts()), (Some(0), None), "a roll-out is whole");
 }
 
 #[test]
