@@ -154,7 +154,7 @@ fn add_files(history: &mut History, held: &[Held]) -> anyhow::Result<()> {
         }
     }
     let logs = wal::read_held(held)?;
-    let anew = history.requests.iter().filter(|it| it.sets() && it.verb == "delete").map(|it| it.received);
+    let anew = history.requests.iter().filter(|it| it.uninstalls()).map(|it| it.received);
     let mut agreed = wal::agreed(&logs, &anew.collect::<Vec<_>>());
     for log in &mut agreed.logs {
         etcd_log::give_times(log, &times);

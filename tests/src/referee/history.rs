@@ -216,6 +216,12 @@ impl Request {
         self.took_effect() && self.resource.starts_with("statefulsets")
     }
 
+    /// A deletion of the StatefulSet that takes its pods along: what is made afterwards may be new.
+    #[must_use]
+    pub fn uninstalls(&self) -> bool {
+        self.sets() && self.verb == "delete" && self.sent["propagationPolicy"] != "Orphan"
+    }
+
     /// The count in a StatefulSet or its scale, as it is afterwards.
     #[must_use]
     pub fn replicas(&self) -> Option<u64> {

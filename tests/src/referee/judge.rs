@@ -447,9 +447,11 @@ impl<'a> Court<'a> {
         for pair in heard.windows(2) {
             let [(old, (_, last)), (new, (first, _))] = *pair else { continue };
             // Uninstalled and installed anew, over nothing: another cluster is what is wanted.
-            let anew = self.history.requests.iter().any(|it| {
-                it.sets() && it.verb == "delete" && it.received > last - TOLERANCE && it.received < first + TOLERANCE
-            });
+            let anew = self
+                .history
+                .requests
+                .iter()
+                .any(|it| it.uninstalls() && it.received > last - TOLERANCE && it.received < first + TOLERANCE);
             if !anew {
                 let what = format!("cluster {new} serves beside cluster {old}");
                 found.push(Violation { rule: Rule::OneCluster, at: Some(first), what });

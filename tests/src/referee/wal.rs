@@ -310,3 +310,62 @@ fn goes_on(last: &Path, next: &Path) -> bool {
     };
     last.parent() == next.parent() && sequence(next).is_some() && sequence(next) == sequence(last).map(|it| it + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log that is first seen at a time, with these entries (index, term) and this commit.
+    fn log(member: u64, seen: Micros, entries: &[(u64, u64)], commit: u64) -> MemberLog {
+        let entry = |&(index, term): &(u64, u64)| {
+            let entry = Entry { index, term, at: None, what: What::Load(0, index) };
+            (index, (entry, term))
+        };
+        let entries = entries.iter().map(entry).collect();
+        MemberLog { member: Id(member), cluster: Id(7), seen, entries, commit }
+    }
+
+    fn terms(log: &Log) -> Vec<u64> {
+        log.entries.iter().map(|entry| entry.term).collect()
+    }
+
+    #[test]
+    fn what_was_replaced_before_it_was_agreed_is_nothing() {
+        let away = log(1, 10, &[(1, 1), (2, 1), (3, 1)], 2);
+        let others = log(2, 11, &[(1, 1), (2, 1), (3, 2), (4, 2), (5, 2)], 4);
+        let agreed = agreed(&[away, others], &[]);
+        assert_eq!(terms(&agreed.logs[0]), [1, 1, 2, 2]);
+        assert_eq!(agreed.ahead.len(), 1, "written, and not known to be agreed");
+        assert!(agreed.whole && agreed.differences.is_empty());
+    }
+
+    #[test]
+    fn two_that_agreed_on_something_else_are_found() {
+        let logs = [log(1, 10, &[(1, 1), (2, 1)], 2), log(2, 11, &[(1, 1), (2, 2)], 2)];
+        assert_eq!(agreed(&logs, &[]).differences.len(), 1);
+        assert_eq!(agreed(&logs, &[5, 20]).differences.len(), 1, "nothing was made anew in between");
+    }
+
+    #[test]
+    fn one_that_began_a_second_log_came_back_empty() {
+        let logs = [log(1, 10, &[(1, 1), (2, 1)], 2), log(1, 20, &[(2, 1)], 2)];
+        let found = agreed(&logs, &[]);
+        assert!(found.differences[0].contains("came back empty"), "{:?}", found.differences);
+    }
+
+    #[test]
+    fn installed_anew_over_nothing_it_is_another_cluster_of_the_same_name() {
+        let logs = [log(1, 10, &[(1, 1), (2, 1)], 2), log(1, 20, &[(1, 1), (2, 2)], 2)];
+        let found = agreed(&logs, &[15]);
+        assert_eq!(found.logs.iter().map(terms).collect::<Vec<_>>(), [[1, 1], [1, 2]]);
+        assert_eq!((found.logs[0].since, found.logs[1].since), (Micros::MIN, 15));
+        assert!(found.differences.is_empty());
+    }
+
+    #[test]
+    fn a_log_without_its_beginning_is_not_whole() {
+        assert!(!agreed(&[log(1, 10, &[(5, 1), (6, 1)], 6)], &[]).whole);
+        let logs = [log(1, 10, &[(1, 1), (2, 1), (3, 1)], 3), log(2, 11, &[(3, 1), (4, 1)], 4)];
+        assert!(agreed(&logs, &[]).whole, "one tells what the other does not have");
+    }
+}

@@ -457,6 +457,10 @@ fn invariant_11_a_second_cluster_is_on_the_disks() {
     anew.request(8000, ADMIN, "delete", "statefulsets", SET);
     second(&mut anew);
     assert_eq!(anew.broken(), None, "uninstalled and installed again over nothing");
+    let deletion =
+        anew.0.requests.iter_mut().find(|request| request.verb == "delete" && request.resource == "statefulsets");
+    deletion.unwrap().sent = json!({ "kind": "DeleteOptions", "propagationPolicy": "Orphan" });
+    assert_eq!(anew.broken(), Some(Rule::OneCluster), "its pods went on");
 }
 
 #[test]
