@@ -84,6 +84,7 @@ async fn harmed_at_a_random_failpoint_it_ends_the_same() -> Result {
     release.say(&format!("{again}: {harm:?} at {}", point.name()));
     let scenario = async |release: &Release| {
         release.install(1, &[]).await?;
+        Load::start(release).await?;
         one_more(release, 2, point, harm).await
     };
     let ended = if harm.needs_nodes() {

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tests::cluster::nodes;
 use tests::failpoints::Failpoint;
 use tests::faults::{kill_node, own_name, put_back, start_node, take_off};
+use tests::load::Load;
 use tests::process::until;
 use tests::release::{Helm, Release, Storage};
 use tests::scenario;
@@ -68,6 +69,7 @@ async fn at_every_failpoint(name: &str, harm: Harm) -> Result {
             release.say(&format!("{again}, {storage:?}, {helm:?}: {}", names.join(", ")));
             let ended = run(harm, release, async |release| {
                 release.install(1, &[]).await?;
+                Load::start(release).await?;
                 for (to, point) in (2..).zip(points) {
                     one_more(release, to, *point, harm).await?;
                 }
@@ -86,6 +88,7 @@ async fn a_join_taken_back_and_harmed_at_every_failpoint() -> Result {
     for (name, harm) in ["back-job", "back-pod", "back-node", "back-both"].into_iter().zip(Harm::ALL) {
         let ended = run(harm, with_failpoints(name, Helm::V4), async |release| {
             release.install(1, &[]).await?;
+            Load::start(release).await?;
             for point in Failpoint::UNDO {
                 taken_back(release, 1, point, harm).await?;
             }
@@ -154,6 +157,7 @@ async fn a_pod_made_again_and_harmed() -> Result {
         release.images.etcd = own_name(&image, name).await?;
         let ended = run(harm, release, async |release| {
             release.install(1, &[]).await?;
+            Load::start(release).await?;
             let (before, taken) = (release.pods().await?, node_of(release, 0).await?);
             let mut spare = nodes().await?;
             spare.retain(|node| *node != taken);
@@ -176,7 +180,8 @@ async fn a_pod_made_again_and_harmed() -> Result {
     all_well("", failed)
 }
 
-/// Its Lease ran out while it could not know; another run has done the work.
+/// Its Lease ran out while it could not know; another run has done the work. Nobody else writes:
+/// every change would be seen in the length of etcd's log.
 #[tokio::test]
 #[ignore = "needs the test bed: make test-all"]
 async fn a_job_frozen_past_its_lease_and_thawed_changes_nothing() -> Result {
@@ -232,6 +237,7 @@ async fn raft_index(release: &Release) -> anyhow::Result<Value> {
 async fn one_two_three_comes_back_by_itself() -> Result {
     scenario::run_alone(with_failpoints("two", Helm::V4), async |release| {
         release.install(1, &[]).await?;
+        Load::start(release).await?;
         for to in [2, 3] {
             promoted_and_killed(release, to).await.with_context(|| format!("{} → {to}", to - 1))?;
             for ordinal in 0..to {
