@@ -69,9 +69,16 @@ pub fn rollout(object: &Value) -> Option<String> {
     if text(object, &current) == text(object, &update) {
         return None;
     }
-    let to_update = replicas(object).saturating_sub(partition(object).unwrap_or(0));
+    let partition = partition(object).unwrap_or(0);
+    let to_update = replicas(object).saturating_sub(partition);
     let updated = number(object, &["status", "updatedReplicas"]).unwrap_or(0);
-    (updated < to_update).then(|| format!("{updated} of {to_update} pods are updated"))
+    if updated < to_update {
+        return Some(format!("{updated} of {to_update} pods are updated"));
+    }
+    // The controller makes the new template the current one only when every pod is Ready, and with a
+    // partition never: one of ours now, and each pod made again would come from the old template.
+    let ready = number(object, &["status", "readyReplicas"]).unwrap_or(0);
+    (partition == 0).then(|| format!("all pods are updated, {ready} of {to_update} are Ready"))
 }
 
 /// A roll-out that their own partition stops half-way (a canary), in a sentence.

@@ -223,6 +223,11 @@ fn no_roll_out_is_seen_where_none_is() {
     assert_eq!(super::canary(&canary).unwrap(), "partition 2: 1 of 3 pods are updated");
     assert_eq!(super::canary(&with(canary, "/status/updateRevision", json!("a"))), None, "one template");
     assert_eq!(super::canary(&ours), None);
+    let last = with(with(charts(), "/status/updateRevision", json!("b")), "/status/readyReplicas", json!(2));
+    assert_eq!(rollout(&last).unwrap(), "all pods are updated, 2 of 3 are Ready");
+    let written =
+        write(&last, &with(last.clone(), "/metadata/annotations", json!({ RECORD: record_of(3).annotation() })), true);
+    assert_eq!(written["spec"], last["spec"], "a partition now would keep the old template for ever");
     let on_delete = with(charts(), "/spec/updateStrategy", json!({ "type": "OnDelete" }));
     assert_eq!(rollout(&with(on_delete, "/metadata/generation", json!(9))), None);
 }
