@@ -4,9 +4,10 @@
 //! A scenario ([`scenario::run`]) has a namespace, a release, volumes and directories of its own
 //! ([`release::Release`]), and is cleaned up behind. [`load::Load`] is the writer that the main job
 //! is done under, [`members`] what etcd and its pods look like, [`jobs`] what our Jobs left
-//! behind, [`faults`] and [`disk`] what goes wrong on purpose, [`dump`] what is printed when a
-//! scenario fails. [`foreign`] is an etcd that is not the release's, [`set`] the StatefulSet as a
-//! manifest that is deleted and created again.
+//! behind, [`rolls`] what happened to pods while something rolled, [`faults`], [`disk`] and
+//! [`webhook`] what goes wrong on purpose, [`dump`] what is printed when a scenario fails.
+//! [`foreign`] is an etcd that is not the release's, [`set`] the StatefulSet as a manifest that is
+//! deleted and created again.
 
 pub mod cluster;
 pub mod disk;
@@ -22,7 +23,9 @@ pub mod memory;
 pub mod process;
 pub mod referee;
 pub mod release;
+pub mod rolls;
 pub mod scenario;
 pub mod seed;
 pub mod set;
 pub mod turns;
+pub mod webhook;

@@ -1,5 +1,6 @@
 //! The scenarios that only `make test-all` runs: each of them is minutes, together they are hours.
 
+mod bad_install;
 mod by_hand;
 mod image_gone;
 mod kills;

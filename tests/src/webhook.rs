@@ -1,0 +1,79 @@
+//! The webhook of a release, taken away and given back.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+
+use crate::process::until;
+use crate::release::{Release, now};
+
+/// How long its pods may take to go or to come.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+impl Release {
+    /// The name of its Deployment and its Service.
+    #[must_use]
+    pub fn webhook(&self) -> String {
+        format!("{}-etcd-scaler-webhook", self.name)
+    }
+
+    fn webhook_pods(&self) -> String {
+        format!("app.kubernetes.io/component=webhook,app.kubernetes.io/instance={}", self.name)
+    }
+
+    /// Ends every replica at once, and none comes back until [`Release::start_webhook`].
+    ///
+    /// # Errors
+    /// When they do not go.
+    pub async fn stop_webhook(&self) -> anyhow::Result<()> {
+        self.kubectl(&["scale", "deployment", &self.webhook(), "--replicas=0"]).await?;
+        self.webhook_is_gone().await
+    }
+
+    /// Removes the Deployment and with it every replica at once; an upgrade makes it again, with
+    /// no field in it that another than Helm owns.
+    ///
+    /// # Errors
+    /// When they do not go.
+    pub async fn remove_webhook(&self) -> anyhow::Result<()> {
+        self.kubectl(&["delete", "deployment", &self.webhook(), "--cascade=foreground", "--wait=false"]).await?;
+        self.webhook_is_gone().await
+    }
+
+    /// Ends its pods without a word, and waits until there is none.
+    async fn webhook_is_gone(&self) -> anyhow::Result<()> {
+        let pods = self.webhook_pods();
+        let end = ["delete", "pods", "-l", &pods, "--grace-period=0", "--force", "--ignore-not-found"];
+        until("no replica of the webhook is left", PATIENCE, async || {
+            self.kubectl(&end).await?;
+            let left = self.kubectl(&["get", "pods", "-l", &pods, "-o", "name"]).await?;
+            ensure!(left.is_empty(), "left: {left}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Starts its replicas again; when the first of them was Ready, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// When none is.
+    pub async fn start_webhook(&self) -> anyhow::Result<i64> {
+        self.kubectl(&["scale", "deployment", &self.webhook(), "--replicas=2"]).await?;
+        self.webhook_serves().await
+    }
+
+    /// Waits until a replica is Ready; when it was, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// When none is.
+    pub async fn webhook_serves(&self) -> anyhow::Result<i64> {
+        let ready = ["get", "deployment", &self.webhook(), "-o", "jsonpath={.status.readyReplicas}"];
+        until("a replica of the webhook is Ready", PATIENCE, async || {
+            let ready = self.kubectl(&ready).await?;
+            ensure!(!ready.is_empty() && ready != "0", "{ready:?} are");
+            Ok(())
+        })
+        .await?;
+        Ok(now())
+    }
+}

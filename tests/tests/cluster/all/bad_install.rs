@@ -1,0 +1,308 @@
+//! A first install that cannot come up: it fails in time and says why, and the next upgrade heals
+//! it. Until there is a record, the StatefulSet is as its chart made it.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+use tests::cluster::nodes;
+use tests::members::text;
+use tests::process::{apply, kubectl, until};
+use tests::release::{Helm, Release};
+use tests::scenario;
+
+type Result = anyhow::Result<()>;
+
+/// A Job that waits for what never comes says so after this.
+const SOON: [&str; 2] = ["--set", "hook.deadlineSeconds=60,hook.joinDeadlineSeconds=40"];
+/// How long pods may take to be made, to be scheduled or to be looked at.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_wrong_image_is_healed_by_the_next_upgrade() -> Result {
+    wrong_image("wrong-image", Helm::V4, &[], Webhook::Up).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_wrong_image_is_healed_under_ordered_ready_with_helm_3() -> Result {
+    let ordered = ["--set", "etcd.podManagementPolicy=OrderedReady"];
+    wrong_image("wrong-image-ordered", Helm::V3, &ordered, Webhook::Up).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_wrong_image_is_healed_while_the_webhook_is_down() -> Result {
+    wrong_image("wrong-image-alone", Helm::V4, &[], Webhook::Down).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_wrong_image_is_healed_while_the_webhook_is_down_with_helm_3() -> Result {
+    wrong_image("wrong-image-alone-3", Helm::V3, &[], Webhook::Down).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_wrong_class_is_named_with_the_way_out_helm_4() -> Result {
+    wrong_class("wrong-class", Helm::V4).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_wrong_class_is_named_with_the_way_out_helm_3() -> Result {
+    wrong_class("wrong-class-3", Helm::V3).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_member_that_is_pending_while_the_others_bootstrap_joins_them_later() -> Result {
+    pending("pending", Helm::V4, Webhook::Up).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_pending_member_joins_later_while_the_webhook_is_down() -> Result {
+    pending("pending-alone", Helm::V3, Webhook::Down).await
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Webhook {
+    Up,
+    Down,
+}
+
+async fn wrong_image(name: &str, helm: Helm, options: &[&str], webhook: Webhook) -> Result {
+    scenario::run(name, helm, async |release| {
+        let wrong = ["--set", "etcd.image.tag=no-such-tag"];
+        let failed = fails(release, &[&wrong, &SOON, options].concat()).await?;
+        says(release, &failed, &[&release.pod(0), "no-such-tag"])?;
+        let bad = last_word(release).await?;
+        says(release, &bad, &[&release.pod(0), "no-such-tag"])?;
+        is_as_its_chart_made_it(release).await?;
+        if webhook == Webhook::Down {
+            release.remove_webhook().await?;
+        }
+        // The pods are made again by whoever: they are still the chart's.
+        release.kubectl(&["delete", "pod", &release.pod(0), "--wait=false"]).await?;
+        is_as_its_chart_made_it(release).await?;
+        heals(release, options).await?;
+        scales(release, options).await
+    })
+    .await
+}
+
+/// The claims' class cannot be changed in a StatefulSet: Kubernetes refuses it, and what is left to
+/// do is said before Helm changes anything.
+async fn wrong_class(name: &str, helm: Helm) -> Result {
+    scenario::run(name, helm, async |release| {
+        let class = format!("{name}-no-such-provisioner");
+        apply(&json!({
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": { "name": class },
+            "provisioner": "etcd-scaler.io/no-such-provisioner",
+        }))
+        .await?;
+        let outcome = with_wrong_class(release, &class).await;
+        kubectl(["delete", "storageclass", &class, "--ignore-not-found"]).await?;
+        outcome
+    })
+    .await
+}
+
+async fn with_wrong_class(release: &Release, class: &str) -> Result {
+    let wrong = format!("etcd.persistence.storageClass={class}");
+    let failed = fails(release, &[&["--set", &wrong][..], &SOON].concat()).await?;
+    says(release, &failed, &[&release.pod(0), &format!("data-{}", release.pod(0)), class])?;
+    is_as_its_chart_made_it(release).await?;
+    // The right class: refused before anything is changed, with the commands that make it possible.
+    let refused = release.try_upgrade(3, &[]).await?.refused()?;
+    let set = release.statefulset();
+    let (orphan, claims) = (format!("delete statefulset {set} --cascade=orphan"), format!("data-{}", release.pod(2)));
+    says(release, &refused, &["volumeClaimTemplates", class, "manual", &orphan, "delete pvc", &claims])?;
+    // What the sentence says, to the letter.
+    for command in commands(&refused) {
+        release.say(&format!("$ {command}"));
+        kubectl(command.split_whitespace().skip(1)).await?;
+    }
+    heals(release, &[]).await?;
+    release.names_peers(3).await?;
+    scales(release, &[]).await
+}
+
+/// Two of three members get a node. They bootstrap; the third is held by nobody, however often its
+/// pod is made again, and joins as soon as it gets a node.
+async fn pending(name: &str, helm: Helm, webhook: Webhook) -> Result {
+    scenario::run(name, helm, async |release| {
+        let nodes = nodes().await?;
+        ensure!(nodes.len() >= 3, "three nodes are needed, there are {}", nodes.len());
+        let place = format!("etcd-scaler-tests/{name}");
+        unlabel(&place).await?;
+        let outcome = with_places(release, &place, &nodes, webhook).await;
+        unlabel(&place).await?;
+        outcome
+    })
+    .await
+}
+
+async fn with_places(release: &Release, place: &str, nodes: &[String], webhook: Webhook) -> Result {
+    let selector = format!("etcd.nodeSelector.{place}=here");
+    let options = ["--set-string", &selector, "--set", "etcd.podAntiAffinityPreset=hard"];
+    // One place: no quorum, so nothing is verified.
+    label(&nodes[0], place).await?;
+    let failed = fails(release, &[&options[..], &SOON].concat()).await?;
+    says(release, &failed, &["quorum", "didn't match"])?;
+    is_as_its_chart_made_it(release).await?;
+    if webhook == Webhook::Down {
+        release.stop_webhook().await?;
+    }
+    let pods = release.pods().await?;
+    for ordinal in 0..3 {
+        // Of the one that has a node, the place would only go to another.
+        if pods.get(&release.pod(ordinal)).is_some_and(|pod| pod.node.is_empty()) {
+            is_made_again(release, ordinal).await?;
+        }
+    }
+    is_as_its_chart_made_it(release).await?;
+    // Two places: a quorum.
+    label(&nodes[1], place).await?;
+    let third = until("two members serve", PATIENCE, async || {
+        let pods = release.json(&["get", "pods", "-l", "app=etcd"]).await?;
+        let pods = pods["items"].as_array().context("a list without items")?;
+        let (ready, rest): (Vec<&Value>, Vec<&Value>) = pods.iter().partition(|pod| is_ready(pod));
+        ensure!(ready.len() == 2 && rest.len() == 1, "{} are Ready", ready.len());
+        let name = text(&rest[0]["metadata"]["name"]);
+        name.rsplit('-').next().and_then(|ordinal| ordinal.parse::<usize>().ok()).context("a name without ordinal")
+    })
+    .await?;
+    if webhook == Webhook::Up {
+        // The launcher has the record written, as nobody else will.
+        let record = until("the record", PATIENCE, async || release.record().await).await?;
+        let state = &record["members"][third.to_string()]["state"];
+        ensure!(state == "bootstrapping", "the record of the one without a node: {record}");
+        release.names_peers(3).await?;
+    }
+    // Its pod made again, it is what its chart made it, and joins as such.
+    let pod = is_made_again(release, third).await?;
+    bootstraps(release, &pod)?;
+    ensure!(!pod["spec"].to_string().contains("\"admit\""), "it is held: {}", pod["spec"]["initContainers"]);
+    label(&nodes[2], place).await?;
+    heals(release, &options).await?;
+    release.names_peers(3).await
+}
+
+/// An install that fails; what Helm printed.
+async fn fails(release: &Release, options: &[&str]) -> anyhow::Result<String> {
+    match release.install(3, options).await {
+        Ok(ran) => anyhow::bail!("{} succeeded:\n{}", ran.ended.command, ran.ended.printed()),
+        Err(error) => Ok(format!("{error:#}")),
+    }
+}
+
+/// The termination message of the Job after the install.
+async fn last_word(release: &Release) -> anyhow::Result<String> {
+    let pod = release.job_pod("post").await?;
+    ensure!(pod.exit_code == 1 && pod.message.trim().lines().count() == 1, "{pod:?}");
+    Ok(pod.message)
+}
+
+/// The next upgrade, with the right values: three members.
+async fn heals(release: &Release, options: &[&str]) -> Result {
+    let ran = release.upgrade(3, options).await?;
+    let log = release.job_log("post").await?;
+    let said: Vec<&str> = log.iter().map(|(_, said)| said.as_str()).collect();
+    release.say(&format!("healed in {:.1} s:\n{}", ran.seconds(), said.join("\n")));
+    release.is_settled(3).await?;
+    let images = release.images().await?;
+    ensure!(images.values().all(|image| *image == release.images.etcd), "{images:?}");
+    Ok(())
+}
+
+/// The main job goes on from there.
+async fn scales(release: &Release, options: &[&str]) -> Result {
+    let before = release.pods().await?;
+    release.upgrade(4, options).await?;
+    release.is_settled(4).await?;
+    release.names_peers(4).await?;
+    release.kept(&before).await?;
+    // Made again, a member is what the others are, not what the first install was.
+    release.kubectl(&["delete", "pod", &release.pod(1)]).await?;
+    until("the member serves again", PATIENCE, async || release.is_settled(4).await).await
+}
+
+/// No record, and nothing of the environment or the strategy is ours.
+async fn is_as_its_chart_made_it(release: &Release) -> Result {
+    ensure!(release.record().await.is_err(), "there is a record: {:?}", release.record().await);
+    let set = release.json(&["get", "statefulset", &release.statefulset()]).await?;
+    bootstraps(release, &set["spec"]["template"])?;
+    let (partition, kept) = (release.partition().await?, release.kept_partition().await?);
+    ensure!((partition, &kept) == (0, &None), "partition {partition}, kept {kept:?} without a record");
+    Ok(())
+}
+
+/// Deletes a pod and waits for the next of its name, which is given.
+async fn is_made_again(release: &Release, ordinal: usize) -> anyhow::Result<Value> {
+    let pod = release.pod(ordinal);
+    let uid = async || anyhow::Ok(release.json(&["get", "pod", &pod]).await?["metadata"]["uid"].clone());
+    let before = uid().await?;
+    release.kubectl(&["delete", "pod", &pod, "--wait=false", "--grace-period=1"]).await?;
+    until("the pod is made again", PATIENCE, async || {
+        let now = release.json(&["get", "pod", &pod]).await?;
+        ensure!(now["metadata"]["uid"] != before, "{pod} is still the old one");
+        Ok(now)
+    })
+    .await
+}
+
+/// A pod or a template starts its etcd as the chart has it: new, with all three.
+fn bootstraps(release: &Release, pod: &Value) -> Result {
+    let containers = pod["spec"]["containers"].as_array().context("no containers")?;
+    let etcd = containers.iter().find(|container| container["name"] == "etcd").context("no container etcd")?;
+    for (name, annotation, value) in [
+        ("ETCD_INITIAL_CLUSTER_STATE", "etcd-scaler.io/initial-cluster-state", "new"),
+        ("ETCD_INITIAL_CLUSTER", "etcd-scaler.io/initial-cluster", &release.initial_cluster(3)),
+    ] {
+        let mut env = etcd["env"].as_array().into_iter().flatten();
+        let from = &env.find(|variable| variable["name"] == name).with_context(|| format!("no {name}"))?["valueFrom"];
+        let place = format!("metadata.annotations['{annotation}']");
+        ensure!(from["fieldRef"]["fieldPath"] == place.as_str(), "{name} is from {from}");
+        let found = &pod["metadata"]["annotations"][annotation];
+        ensure!(found == value, "{annotation} is {found}");
+    }
+    Ok(())
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.clone().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// The kubectl commands in a sentence; each ends with a semicolon.
+fn commands(told: &str) -> Vec<String> {
+    let mut commands = Vec::new();
+    for (at, _) in told.match_indices("kubectl ") {
+        let command = told[at..].split_once(';').map(|(command, _)| command.to_owned());
+        // Helm prints it more than once: the hook's log and its own error.
+        commands.extend(command.filter(|command| command.contains(" delete ") && !commands.contains(command)));
+    }
+    commands
+}
+
+async fn label(node: &str, place: &str) -> Result {
+    kubectl(["label", "node", node, &format!("{place}=here"), "--overwrite"]).await.map(drop)
+}
+
+async fn unlabel(place: &str) -> Result {
+    kubectl(["label", "nodes", "--all", &format!("{place}-")]).await.map(drop)
+}
+
+/// What a person is told, printed and looked at.
+fn says(release: &Release, told: &str, parts: &[&str]) -> Result {
+    release.say(told.trim());
+    for part in parts {
+        ensure!(told.contains(part), "{part:?} is not in {told:?}");
+    }
+    Ok(())
+}
