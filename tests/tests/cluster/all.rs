@@ -6,4 +6,6 @@ mod image_gone;
 mod kills;
 mod lost_disk;
 mod recreated;
+mod rollout;
 mod versions;
+mod webhook_down;

@@ -9,3 +9,5 @@ mod main_job;
 mod recreated;
 mod referee;
 mod refusals;
+mod rollout;
+mod webhook_down;

@@ -1,0 +1,132 @@
+//! A new image of etcd after members were added, half-way and by hand; and to seven members.
+
+use anyhow::ensure;
+use serde_json::json;
+use tests::faults::own_name;
+use tests::load::Load;
+use tests::release::{Helm, Ran, Release, Storage, now};
+use tests::rolls::{Watch, made_again};
+use tests::scenario;
+
+use crate::rollout::{has_images, keeps, partition_is, rolls, with_image};
+
+type Result = anyhow::Result<()>;
+
+#[tokio::test]
+#[ignore = "needs the test bed: make test-all"]
+async fn a_canary_of_the_chart_rolls_what_it_would_without_us() -> Result {
+    scenario::run("canary", Helm::V4, async |release| {
+        let (first, next) = (release.images.etcd.clone(), own_name(&release.images.etcd, "canary").await?);
+        release.install(3, &[]).await?;
+        let load = Load::start(release).await?;
+        release.upgrade(4, &[]).await?;
+        let before = release.pods().await?;
+        let to = with_image(&next);
+        let canary = |partition: usize| {
+            format!("etcd.updateStrategy.type=RollingUpdate,etcd.updateStrategy.rollingUpdate.partition={partition}")
+        };
+        // The strategy first: nobody rolls.
+        release.upgrade(4, &["--set", &canary(2)]).await?;
+        partition_is(release, 4, Some("2")).await?;
+        release.kept(&before).await?;
+        // The image second: ordinals from 2 on.
+        let (two, none) = (canary(2), canary(0));
+        let image = ["--set", &two, "--set", &to];
+        rolls(release, &load, 4, &next, &[3, 2], async || release.upgrade(4, &image).await).await?;
+        partition_is(release, 2, None).await?;
+        has_images(release, &[(&first, 2), (&next, 2)]).await?;
+        // Half-way, a newcomer and every member made again from now on would be made of the old
+        // image: no scale before the end.
+        let refused = release.try_upgrade(5, &image).await?.refused()?;
+        says(release, &refused, &["a roll-out stops half-way (partition 2: 2 of 4 pods are updated)"])?;
+        has_images(release, &[(&first, 2), (&next, 2)]).await?;
+        // The rest.
+        let image = ["--set", &none, "--set", &to];
+        rolls(release, &load, 4, &next, &[1, 0], async || release.upgrade(4, &image).await).await?;
+        partition_is(release, 0, None).await?;
+        has_images(release, &[(&next, 4)]).await?;
+        release.upgrade(5, &image).await?;
+        release.is_settled(5).await
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs the test bed: make test-all"]
+async fn a_partition_set_by_hand_is_kept_while_etcd_becomes_the_next_minor() -> Result {
+    let release = Release::of("by-hand", Helm::V3);
+    let next = release.images.etcd.clone();
+    let release = release.with_etcd("3.5.35").on(Storage::Provisioned);
+    let first = release.images.etcd.clone();
+    scenario::run_on(release, async |release| {
+        release.install(3, &[]).await?;
+        let load = Load::start(release).await?;
+        partition_by_hand(release, 2).await?;
+        partition_is(release, 2, None).await?;
+        release.upgrade(4, &[]).await?;
+        partition_is(release, 4, Some("2")).await?;
+        // Changed while ours is in force: theirs is taken down, ours stays, nobody rolls.
+        let before = release.pods().await?;
+        partition_by_hand(release, 3).await?;
+        partition_is(release, 4, Some("3")).await?;
+        release.kept(&before).await?;
+        let to = with_image(&next);
+        let image = ["--set", &to];
+        rolls(release, &load, 4, &next, &[3], async || release.upgrade(4, &image).await).await?;
+        partition_is(release, 3, None).await?;
+        has_images(release, &[(&first, 3), (&next, 1)]).await?;
+        rolls(release, &load, 4, &next, &[2, 1, 0], async || {
+            let from = now();
+            partition_by_hand(release, 0).await?;
+            // An upgrade that is identical leaves it as it is.
+            let ran = release.upgrade(4, &image).await?;
+            Ok(Ran { from, ..ran })
+        })
+        .await?;
+        partition_is(release, 0, None).await?;
+        has_images(release, &[(&next, 4)]).await
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn three_become_five_become_seven_and_nobody_is_made_again() -> Result {
+    scenario::run("seven", Helm::V4, async |release| {
+        // Seven members on six nodes.
+        let soft = ["--set", "etcd.podAntiAffinityPreset=soft"];
+        release.install(3, &soft).await?;
+        let load = Load::start(release).await?;
+        let watch = Watch::start(release, 3).await?;
+        for members in [5, 7] {
+            let (pods, held) = (release.pods().await?, release.held().await?);
+            let ran = release.upgrade(members, &soft).await?;
+            release.is_settled(members).await?;
+            release.names_peers(members).await?;
+            release.kept(&pods).await?;
+            keeps(release, &held).await?;
+            let counts = load.lost_nothing(members, &ran).await?;
+            release.say(&format!("to {members} in {:.1} s: {}", ran.seconds(), counts["window"]));
+        }
+        // A newcomer's joining pod is replaced by its ordinary one, once; nobody else's is.
+        let made: Vec<String> = made_again(&watch.stop().await?).into_iter().map(|(_, name)| name).collect();
+        let newcomers: Vec<String> = (3..7).map(|ordinal| release.pod(ordinal)).collect();
+        ensure!(made == newcomers, "made again: {made:?}");
+        Ok(())
+    })
+    .await
+}
+
+async fn partition_by_hand(release: &Release, partition: u64) -> Result {
+    let patch = json!({ "spec": { "updateStrategy": { "rollingUpdate": { "partition": partition } } } }).to_string();
+    release.kubectl(&["patch", "statefulset", &release.statefulset(), "-p", &patch]).await.map(drop)
+}
+
+/// What a person is told, printed and looked at.
+fn says(release: &Release, told: &str, parts: &[&str]) -> Result {
+    release.say(told.trim());
+    for part in parts {
+        ensure!(told.contains(part), "{part:?} is not in {told:?}");
+    }
+    Ok(())
+}
