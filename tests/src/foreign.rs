@@ -1,7 +1,6 @@
 //! An etcd that is not the release's: a StatefulSet, its Services and volumes, applied with kubectl
 //! as another chart would have them, and adopted by our chart with `etcd.enabled=false`.
 
-use anyhow::Context;
 use serde_json::{Value, json};
 
 use crate::process::apply;
@@ -168,15 +167,5 @@ impl Release {
     pub async fn patch_replicas(&self, replicas: usize) -> anyhow::Result<String> {
         let patch = json!({ "spec": { "replicas": replicas } }).to_string();
         self.kubectl(&["patch", "statefulset", &self.statefulset(), "--type=merge", "-p", &patch]).await
-    }
-
-    /// The partition in force, 0 where there is none.
-    ///
-    /// # Errors
-    /// When the StatefulSet cannot be read.
-    pub async fn partition(&self) -> anyhow::Result<u64> {
-        let set = self.json(&["get", "statefulset", &self.statefulset()]).await?;
-        let strategy = set["spec"].get("updateStrategy").context("a StatefulSet without updateStrategy")?;
-        Ok(strategy["rollingUpdate"]["partition"].as_u64().unwrap_or(0))
     }
 }
