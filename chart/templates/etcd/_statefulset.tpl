@@ -62,15 +62,18 @@ changes nothing is then no change at all, and passes also while the webhook is d
 {{- $_ := unset $literal "ETCD_INITIAL_CLUSTER" -}}
 {{- end -}}
 {{- end -}}
+{{- $own := include "etcd-scaler.etcd.bootstrap-annotations" . -}}
 {{- range $name, $annotation := dict "ETCD_INITIAL_CLUSTER" "initial-cluster" "ETCD_INITIAL_CLUSTER_STATE" "initial-cluster-state" }}
-{{- if hasKey $literal $name }}
+{{- /* What the values leave out is the webhook's alone: rendered, it would move within the list. */ -}}
+{{- if contains (printf "/%s:" $annotation) $own }}
 - name: {{ $name }}
+  {{- if hasKey $literal $name }}
   value: {{ get $literal $name | quote }}
-{{- else if contains (printf "/%s:" $annotation) (include "etcd-scaler.etcd.bootstrap-annotations" $) }}
-- name: {{ $name }}
+  {{- else }}
   valueFrom:
     fieldRef:
       fieldPath: metadata.annotations['etcd-scaler.io/{{ $annotation }}']
+  {{- end }}
 {{- end }}
 {{- end }}
 {{- end -}}
