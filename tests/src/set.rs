@@ -1,19 +1,15 @@
-//! The StatefulSet as a manifest: saved, deleted over its living pods, created again; and the webhook
-//! taken away meanwhile.
+//! The StatefulSet as a manifest: saved, deleted over its living pods, created again.
 
 use std::time::Duration;
 
 use anyhow::ensure;
 use serde_json::Value;
 
-use crate::cluster::names;
-use crate::process::{Ended, run, until};
+use crate::process::{Ended, run};
 use crate::release::Release;
 
 /// The annotation that holds what was verified.
 pub const RECORD: &str = "etcd-scaler.io/record";
-/// How long the webhook may take to come and to go.
-const WEBHOOK: Duration = Duration::from_secs(90);
 
 impl Release {
     /// The live StatefulSet as a person saves it, without what only the API server writes.
@@ -64,49 +60,5 @@ impl Release {
     #[must_use]
     pub fn lease_name(&self) -> String {
         format!("{}-scaler", self.statefulset())
-    }
-
-    /// Ends every replica of the webhook, for as long as the test wants.
-    ///
-    /// # Errors
-    /// When one stays.
-    pub async fn webhook_down(&self) -> anyhow::Result<()> {
-        self.webhook_replicas("0").await?;
-        self.no_webhook().await
-    }
-
-    /// Removes the webhook's Deployment and so every replica; an upgrade makes it again.
-    ///
-    /// # Errors
-    /// When one stays.
-    pub async fn webhook_removed(&self) -> anyhow::Result<()> {
-        self.kubectl(&["delete", "deployment", &format!("{}-etcd-scaler-webhook", self.name)]).await?;
-        self.no_webhook().await
-    }
-
-    async fn no_webhook(&self) -> anyhow::Result<()> {
-        let label = format!("app.kubernetes.io/component=webhook,app.kubernetes.io/instance={}", self.name);
-        until("no webhook runs", WEBHOOK, async || {
-            let left = names(&self.json(&["get", "pods", "-l", &label]).await?);
-            ensure!(left.is_empty(), "still there: {left:?}");
-            Ok(())
-        })
-        .await
-    }
-
-    /// Starts two replicas of the webhook; returns when both are Ready.
-    ///
-    /// # Errors
-    /// When they do not come.
-    pub async fn webhook_up(&self) -> anyhow::Result<()> {
-        self.webhook_replicas("2").await?;
-        let deployment = format!("deployment/{}-etcd-scaler-webhook", self.name);
-        let status = ["-n", &self.namespace, "rollout", "status", &deployment, "--timeout=90s"];
-        run("kubectl", status, "", WEBHOOK + Duration::from_secs(5)).await?.ok().map(drop)
-    }
-
-    async fn webhook_replicas(&self, replicas: &str) -> anyhow::Result<()> {
-        let (deployment, replicas) = (format!("{}-etcd-scaler-webhook", self.name), format!("--replicas={replicas}"));
-        self.kubectl(&["scale", "deployment", &deployment, &replicas]).await.map(drop)
     }
 }

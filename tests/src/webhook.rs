@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 
-use crate::process::until;
+use crate::process::{run, until};
 use crate::release::{Release, now};
 
 /// How long its pods may take to go or to come.
@@ -75,5 +75,15 @@ impl Release {
         })
         .await?;
         Ok(now())
+    }
+
+    /// Waits until every replica is Ready: the Service then leads to one that serves.
+    ///
+    /// # Errors
+    /// When one is not.
+    pub async fn webhook_is_whole(&self) -> anyhow::Result<()> {
+        let deployment = format!("deployment/{}", self.webhook());
+        let status = ["-n", &self.namespace, "rollout", "status", &deployment, "--timeout=90s"];
+        run("kubectl", status, "", PATIENCE + Duration::from_secs(5)).await?.ok().map(drop)
     }
 }

@@ -34,8 +34,8 @@ async fn deleted_and_created_again_in_each_way_with_the_webhook_up_and_down() ->
                 release.say(&format!("{way}, the webhook is {}", if webhook { "up" } else { "down" }));
                 match way {
                     // It comes back with the upgrade, after the StatefulSet.
-                    "helm upgrade" if !webhook => release.webhook_removed().await?,
-                    _ if !webhook => release.webhook_down().await?,
+                    "helm upgrade" if !webhook => release.remove_webhook().await?,
+                    _ if !webhook => release.stop_webhook().await?,
                     _ => {}
                 }
                 release.orphan().await?;
@@ -47,7 +47,8 @@ async fn deleted_and_created_again_in_each_way_with_the_webhook_up_and_down() ->
                     _ => release.try_create(&without_record(&saved)).await?.ok().map(drop)?,
                 }
                 if !webhook {
-                    release.webhook_up().await?;
+                    release.start_webhook().await?;
+                    release.webhook_is_whole().await?;
                 }
                 is_theirs_again(release, &before, &members).await?;
             }
@@ -102,13 +103,14 @@ async fn the_lease_is_deleted_the_annotation_dropped_and_edited() -> Result {
         release.say(&format!("edited by hand: {refused:#}"));
         ensure!(release.record().await? == record, "the refused edit changed the record");
         // The same without a webhook: nobody can say yes.
-        release.webhook_down().await?;
+        release.stop_webhook().await?;
         for edit in [format!("{RECORD}-"), edit] {
             let edited = release.kubectl(&["annotate", "statefulset", &set, &edit, "--overwrite"]).await;
             let Err(refused) = edited else { anyhow::bail!("{edit} was admitted without a webhook") };
             release.say(&format!("without a webhook: {refused:#}"));
         }
-        release.webhook_up().await?;
+        release.start_webhook().await?;
+        release.webhook_is_whole().await?;
         ensure!(release.record().await? == record, "the record changed while the webhook was away");
         // The Lease: its copy is written again by the next run.
         release.kubectl(&["delete", "lease", &release.lease_name()]).await?;
@@ -116,11 +118,12 @@ async fn the_lease_is_deleted_the_annotation_dropped_and_edited() -> Result {
         ensure!(release.lease_record().await? == record, "the Lease's copy is not the record");
         // Both at once, as after a restore of the namespace without Leases: read from the members.
         let saved = without_record(&release.saved().await?);
-        release.webhook_down().await?;
+        release.stop_webhook().await?;
         release.kubectl(&["delete", "lease", &release.lease_name()]).await?;
         release.orphan().await?;
         release.try_create(&saved).await?.ok()?;
-        release.webhook_up().await?;
+        release.start_webhook().await?;
+        release.webhook_is_whole().await?;
         is_theirs_again(release, &before, &members).await?;
         // And still it scales. The fields are kubectl's now: Helm 4 asks to be told to take them back.
         release.upgrade(4, &["--force-conflicts"]).await?;
