@@ -37,7 +37,7 @@ impl Refusal {
     /// Tells a server's text apart.
     #[must_use]
     pub fn of(text: &str) -> Self {
-        const TEXTS: [(&str, Refusal); 18] = [
+        const TEXTS: [(&str, Refusal); 19] = [
             ("unhealthy cluster", Refusal::Unhealthy),
             ("in sync with leader", Refusal::LearnerNotReady),
             ("too many learner members", Refusal::TooManyLearners),
@@ -55,6 +55,7 @@ impl Refusal {
             ("request timed out", Refusal::Unknown),
             ("Timeout expired", Refusal::Unknown),
             ("transport error", Refusal::Unknown),
+            ("connect error", Refusal::Unknown),
             ("server stopped", Refusal::Unknown),
         ];
         TEXTS.iter().find(|(part, _)| text.contains(part)).map_or(Self::Other, |&(_, refusal)| refusal)
@@ -146,6 +147,7 @@ mod tests {
             ("etcdserver: mvcc: required revision is a future revision", FutureRevision),
             ("etcdserver: mvcc: required revision has been compacted", Compacted),
             ("etcdserver: request timed out, possibly due to connection lost", Unknown),
+            ("tcp connect error: Connection refused (os error 111)", Unknown),
             ("etcdserver: something new", Other),
         ] {
             assert_eq!(Refusal::of(text), meaning, "{text}");

@@ -41,11 +41,17 @@ pub enum Verdict {
     Unknown(String),
 }
 
+/// Between two tries: what kept a member from answering (a lag, a compaction, a restart) passes.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// Compares the members of these ordinals, trying again (a member that lags behind, a compaction
 /// in between) until `tries` are used up. `call` bounds one call: hashing reads every key.
 pub async fn validate(target: &Target, ordinals: &[Ordinal], call: Duration, tries: u32) -> Verdict {
     let mut why = String::from("no try was made");
-    for _ in 0..tries {
+    for number in 0..tries {
+        if number > 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
         match attempt(target, ordinals, call).await {
             Ok(keys) => {
                 let mut hashed = keys.members.values();

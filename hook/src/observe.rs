@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::ListParams;
 use membership::names::{MOST_MEMBERS, Ordinal, RECORD, Target};
 use membership::observed::{Observed, Pod, Volume};
+use membership::patch::statefulset::rollout;
 use membership::record::{Id, Record, State};
 use membership::volume::VolumePlan;
 use tokio::time::Instant;
@@ -75,7 +76,8 @@ impl Observer {
         let answers = etcd::observe(target, asked, ANSWER).await;
         pods.retain(|&ordinal, _| ordinal < count);
         let target = target.clone();
-        let mut seen = Observed { target, desired, record, copy, answers, pods, volumes, joining_for: None };
+        let rollout = serde_json::to_value(&statefulset).ok().and_then(|live| rollout(&live));
+        let mut seen = Observed { target, desired, record, copy, rollout, answers, pods, volumes, joining_for: None };
         seen.joining_for = self.joining_for(&seen);
         Ok((seen, statefulset))
     }

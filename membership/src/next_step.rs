@@ -531,6 +531,10 @@ fn settled(seen: &Observed, record: &Record) -> Result<Step, Step> {
             }
         }
     }
+    // Between two members of a roll-out everybody is Ready for a moment, and then one is not.
+    if let Some(rollout) = &seen.rollout {
+        return Ok(Step::Wait(format!("the roll-out of the pod template to end: {rollout}")));
+    }
     Ok(Step::Done)
 }
 

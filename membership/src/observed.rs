@@ -132,6 +132,8 @@ pub struct Observed {
     pub record: Option<Record>,
     /// The Lease's copy, looked for where the annotation is gone: the StatefulSet was made again.
     pub copy: Option<Record>,
+    /// The roll-out of the pod template that is under way, in a sentence.
+    pub rollout: Option<String>,
     /// By ordinal, every one up to the larger of desired, record and member list.
     pub answers: BTreeMap<Ordinal, Answered>,
     /// By ordinal, those that exist.

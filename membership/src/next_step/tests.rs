@@ -64,6 +64,13 @@ fn a_volume_is_tied_to_a_node_only_where_it_is_mounted() {
 }
 
 #[test]
+fn a_roll_out_is_waited_for() {
+    let mut world = World::settled(3);
+    world.rollout = Some("1 of 3 pods are updated".into());
+    assert!(matches!(world.next(), Step::Wait(what) if what.contains("1 of 3 pods")));
+}
+
+#[test]
 fn nothing_to_do_is_done_at_once() {
     assert_eq!(World::settled(3).run(), [Step::Done]);
 }

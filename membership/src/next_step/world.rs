@@ -37,6 +37,7 @@ pub(super) struct World {
     /// Members that never come up, whatever is done.
     pub broken: Vec<Ordinal>,
     pub joining_for: Option<Duration>,
+    pub rollout: Option<String>,
     next: u64,
 }
 
@@ -54,6 +55,7 @@ impl World {
             serving: BTreeMap::new(),
             broken: Vec::new(),
             joining_for: None,
+            rollout: None,
             next: 100,
         };
         let mut record = Record::new(CLUSTER);
@@ -155,6 +157,7 @@ impl World {
             desired: self.desired,
             record: self.record.clone(),
             copy: self.copy.clone(),
+            rollout: self.rollout.clone(),
             answers: answers.collect(),
             pods: self.pods.clone(),
             volumes: self.volumes.clone(),

@@ -1,3 +1,5 @@
+//! A clean history passes; each rule, broken on purpose in one, is found.
+
 use serde_json::json;
 
 use super::*;
