@@ -12,10 +12,10 @@ use crate::members::{Member, text};
 use crate::process::{kubectl_json, until};
 use crate::release::Release;
 
-/// Two refusals, the second after the kubelet's first pause of 10 s; on a node that starts first.
-const REFUSALS: Duration = Duration::from_secs(120);
+/// Two refusals, the second after a pause of the kubelet: 10 s, doubled each time, 300 s at most.
+const REFUSALS: Duration = Duration::from_secs(660);
 /// The kubelet's longest pause after as many refusals, and a member's start.
-const BACK: Duration = Duration::from_secs(240);
+const BACK: Duration = Duration::from_secs(420);
 /// How often etcd must have refused to start before that is believed.
 const TWICE: i64 = 2;
 /// A key of the load's kind, of a client that the load does not have: to the referee, a client's.

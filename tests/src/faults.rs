@@ -13,8 +13,8 @@ use crate::release::Release;
 /// Keeps a deleted pod's object, so that the StatefulSet controller makes no new one: the member
 /// stays down for as long as the test wants, on any cluster.
 const FINALIZER: &str = "etcd-scaler.io/test-keeps-it-down";
-/// How long a member may take to stop or to come back.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a member, or a node, may take to stop or to come back.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 impl Release {
     /// Stops members; they stay down until [`Release::bring_back`].
@@ -46,7 +46,7 @@ impl Release {
     /// When they do not.
     pub async fn bring_back(&self) -> anyhow::Result<()> {
         self.let_go().await?;
-        let status = ["-n", &self.namespace, "rollout", "status", "statefulset", &self.statefulset(), "--timeout=60s"];
+        let status = ["-n", &self.namespace, "rollout", "status", "statefulset", &self.statefulset(), "--timeout=180s"];
         run("kubectl", status, "", PATIENCE + Duration::from_secs(5)).await?.ok().map(drop)
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 
 use crate::process::{run, until};
 use crate::release::{Release, now};
@@ -49,6 +49,20 @@ impl Release {
             let left = self.kubectl(&["get", "pods", "-l", &pods, "-o", "name"]).await?;
             ensure!(left.is_empty(), "left: {left}");
             Ok(())
+        })
+        .await?;
+        // A process outlives its pod's object by a moment, and kube-proxy leads to it as long.
+        let set = self.statefulset();
+        let try_out =
+            ["annotate", "statefulset", &set, "--overwrite", "--dry-run=server", "etcd-scaler.io/test=reached"];
+        until("nobody reaches the webhook", PATIENCE, async || match self.kubectl(&try_out).await {
+            Ok(_) => bail!("a change is still answered"),
+            Err(error) => {
+                let said = format!("{error:#}");
+                // Without a StatefulSet there is nothing to try out.
+                ensure!(said.contains("failed calling webhook") || said.contains("NotFound"), "{said}");
+                Ok(())
+            }
         })
         .await
     }

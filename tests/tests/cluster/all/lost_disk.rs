@@ -17,7 +17,7 @@ type Result = anyhow::Result<()>;
 
 const STARTS: [Start; 3] = [Start::Container, Start::Node, Start::Pod];
 /// Until members that were let go serve again.
-const BACK: Duration = Duration::from_secs(90);
+const BACK: Duration = Duration::from_secs(240);
 
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
