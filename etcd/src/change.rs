@@ -1,4 +1,4 @@
-//! Changes of the membership: the only thing that is ever written to etcd.
+//! Changes of the membership, the only thing that is ever written to etcd, and of who leads.
 
 use etcd_client::MemberAddOptions;
 use membership::record::Id;
@@ -40,5 +40,14 @@ impl Member {
     pub async fn remove(&self, id: Id) -> Result<(), CallError> {
         let mut client = self.client.clone();
         self.bounded("member remove", client.member_remove(id.0)).await.map(drop)
+    }
+
+    /// `move-leader`. To be sent to the leader.
+    ///
+    /// # Errors
+    /// What the server refused it with.
+    pub async fn move_leader(&self, to: Id) -> Result<(), CallError> {
+        let mut client = self.client.clone();
+        self.bounded("move-leader", client.move_leader(to.0)).await.map(drop)
     }
 }

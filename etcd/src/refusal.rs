@@ -37,7 +37,7 @@ impl Refusal {
     /// Tells a server's text apart.
     #[must_use]
     pub fn of(text: &str) -> Self {
-        const TEXTS: [(&str, Refusal); 19] = [
+        const TEXTS: [(&str, Refusal); 20] = [
             ("unhealthy cluster", Refusal::Unhealthy),
             ("in sync with leader", Refusal::LearnerNotReady),
             ("too many learner members", Refusal::TooManyLearners),
@@ -52,6 +52,7 @@ impl Refusal {
             ("no leader", Refusal::Unknown),
             ("leader changed", Refusal::Unknown),
             ("not leader", Refusal::Unknown),
+            ("bad leader transferee", Refusal::Unknown),
             ("request timed out", Refusal::Unknown),
             ("Timeout expired", Refusal::Unknown),
             ("transport error", Refusal::Unknown),

@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::Context;
 use etcd::{CallError, Member, Refusal};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Patch, PatchParams};
 use membership::names::{LEFT, Ordinal, PERMISSION, RECORD};
 use membership::next_step::Step;
 use membership::observed::Observed;
-use membership::record::{Permission, Record};
+use membership::record::{Id, Permission, Record};
 use membership::version::JoinAs;
 use membership::volume::VolumePlan;
 use serde_json::json;
@@ -18,7 +18,7 @@ use tracing::info;
 
 use crate::failpoint::{self, Failpoint};
 use crate::lease::Lease;
-use crate::objects::Objects;
+use crate::objects::{Objects, this_one};
 use crate::report::Reports;
 use crate::{pods, volumes};
 
@@ -67,11 +67,12 @@ impl Apply<'_> {
             Step::Permit(ordinal, uid, permission) => self.permit(ordinal, &uid, &permission).await,
             Step::Settle(ordinal, uid) => self.settle(ordinal, &uid).await,
             Step::Swap(ordinal, uid) => {
-                let why = "it serves; its ordinary pod takes over";
-                self.delete_pod(ordinal, &uid, Failpoint::PodSwapped, "JoiningPodSwapped", why).await
+                let note = |pod: &str| format!("joining pod {pod} is deleted: it serves; its ordinary pod takes over");
+                self.delete_pod(ordinal, &uid, Failpoint::PodSwapped, "JoiningPodSwapped", note).await
             }
             Step::Renew(ordinal, uid, why) => {
-                self.delete_pod(ordinal, &uid, Failpoint::PodRenewed, "PodRenewed", &why).await
+                let note = |pod: &str| format!("pod {pod} is deleted, to be made again: {why}");
+                self.delete_pod(ordinal, &uid, Failpoint::PodRenewed, "PodRenewed", note).await
             }
             Step::Promote(ordinal, id) => {
                 let pod = self.seen.target.pod(ordinal);
@@ -92,24 +93,104 @@ impl Apply<'_> {
                 }
             }
             Step::TakeBack(ordinal, id, why) => {
-                let pod = self.seen.target.pod(ordinal);
-                let removed = async {
-                    let leader = self.leader().await?;
-                    failpoint::at(Failpoint::BeforeTakingBack, self.lease).await;
-                    self.may_change()?;
-                    leader.remove(id).await
-                };
-                match self.changed(removed.await) {
-                    Ok(()) => {
-                        failpoint::at(Failpoint::TakenBack, self.lease).await;
-                        let note = format!("{pod} (member {id}) is removed from etcd again: {why}");
-                        self.reports.trouble("MemberTakenBack", note).await;
-                        Ok(Applied::Done)
-                    }
-                    Err(refused) => refused.with_context(|| format!("failed to remove {pod} (member {id})")),
-                }
+                let at = [Failpoint::BeforeTakingBack, Failpoint::TakenBack];
+                self.remove(ordinal, id, at, |pod| Told {
+                    reason: "MemberTakenBack",
+                    note: format!("{pod} (member {id}) is removed from etcd again: {why}"),
+                    trouble: true,
+                })
+                .await
             }
+            Step::MoveLeader(heir, id) => self.move_leader(heir, id).await,
+            Step::Remove(ordinal, id) => {
+                let at = [Failpoint::BeforeRemove, Failpoint::MemberRemoved];
+                self.remove(ordinal, id, at, |pod| Told {
+                    reason: "MemberRemoved",
+                    note: format!(
+                        "{pod} (member {id}) is removed from etcd: {} replicas are wanted",
+                        self.seen.desired
+                    ),
+                    trouble: false,
+                })
+                .await
+            }
+            Step::RemovePod(ordinal, uid) => {
+                let note = |pod: &str| format!("pod {pod} is deleted: its member has left etcd");
+                self.delete_pod(ordinal, &uid, Failpoint::PodRemoved, "PodRemoved", note).await
+            }
+            Step::FreeVolume(ordinal) => {
+                let Self { objects, plan, seen, .. } = self;
+                let claim =
+                    volumes::claim_name(self.statefulset, &seen.target, ordinal).context("no claim template")?;
+                volumes::free(objects, plan, &claim, ordinal).await?;
+                let note =
+                    format!("volume {} is free again for claim {claim}; what is on it is kept", plan.name(ordinal));
+                self.reports.did("VolumeFreed", note).await;
+                Ok(Applied::Done)
+            }
+            Step::RemoveClaim(ordinal, uid) => self.remove_claim(ordinal, &uid).await,
         }
+    }
+
+    async fn move_leader(&self, heir: Ordinal, from: Id) -> anyhow::Result<Applied> {
+        let pod = self.seen.target.pod(heir);
+        let to = self.seen.answer(heir).map(|answer| answer.member);
+        let to = to.with_context(|| format!("{pod} was not seen, so it cannot lead"))?;
+        let moved = async {
+            let leader = self.leader().await?;
+            failpoint::at(Failpoint::BeforeMovingLeader, self.lease).await;
+            self.may_change()?;
+            leader.move_leader(to).await
+        };
+        match self.changed(moved.await) {
+            Ok(()) => {
+                failpoint::at(Failpoint::LeaderMoved, self.lease).await;
+                let note = format!("{pod} (member {to}) leads now, instead of member {from}, which is to leave");
+                self.reports.did("LeaderMoved", note).await;
+                Ok(Applied::Done)
+            }
+            Err(refused) => refused.with_context(|| format!("failed to make {pod} (member {to}) the leader")),
+        }
+    }
+
+    async fn remove(
+        &self,
+        ordinal: Ordinal,
+        id: Id,
+        [before, after]: [Failpoint; 2],
+        told: impl Fn(&str) -> Told,
+    ) -> anyhow::Result<Applied> {
+        let pod = self.seen.target.pod(ordinal);
+        let removed = self.by_anyone(before, async |member| member.remove(id).await).await;
+        match self.changed(removed) {
+            Ok(()) => {
+                failpoint::at(after, self.lease).await;
+                let Told { reason, note, trouble } = told(&pod);
+                if trouble {
+                    self.reports.trouble(reason, note).await;
+                } else {
+                    self.reports.did(reason, note).await;
+                }
+                Ok(Applied::Done)
+            }
+            Err(refused) => refused.with_context(|| format!("failed to remove {pod} (member {id})")),
+        }
+    }
+
+    /// The volume first: it ends when its claim does, and a claim that is left is seen again.
+    async fn remove_claim(&self, ordinal: Ordinal, uid: &str) -> anyhow::Result<Applied> {
+        let Self { objects, plan, seen, .. } = self;
+        let claim = volumes::claim_name(self.statefulset, &seen.target, ordinal).context("no claim template")?;
+        let volume = volumes::remove(objects, &seen.target, plan, &claim, ordinal).await?;
+        let deleted = objects.claims.delete(&claim, &this_one(uid)).await;
+        if let Some(gone) = is_gone(&deleted) {
+            return Ok(Applied::NotYet(gone));
+        }
+        deleted.with_context(|| format!("failed to delete claim {claim}"))?;
+        let volume = if volume { format!(" and its volume {}", plan.name(ordinal)) } else { String::new() };
+        let note = format!("claim {claim}{volume} deleted: its member has left etcd (pv.onScaleDown=delete)");
+        self.reports.did("ClaimRemoved", note).await;
+        Ok(Applied::Done)
     }
 
     async fn create_volume(&self, ordinal: Ordinal) -> anyhow::Result<Applied> {
@@ -155,13 +236,8 @@ impl Apply<'_> {
         let target = &self.seen.target;
         let pod = target.pod(ordinal);
         let url = target.peer_url(ordinal);
-        let added = async {
-            let leader = self.leader().await?;
-            failpoint::at(Failpoint::BeforeAdd, self.lease).await;
-            self.may_change()?;
-            leader.add(&url, join).await
-        };
-        match self.changed(added.await) {
+        let added = self.by_anyone(Failpoint::BeforeAdd, async |member| member.add(&url, join).await).await;
+        match self.changed(added) {
             Ok(id) => {
                 failpoint::at(Failpoint::MemberAdded, self.lease).await;
                 let role = if join == JoinAs::Learner { "a learner" } else { "a voting member" };
@@ -208,19 +284,46 @@ impl Apply<'_> {
         uid: &str,
         done: Failpoint,
         reason: &str,
-        why: &str,
+        note: impl Fn(&str) -> String,
     ) -> anyhow::Result<Applied> {
         let pod = self.seen.target.pod(ordinal);
-        let preconditions = Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
-        let params = DeleteParams { preconditions, ..DeleteParams::default() };
-        let deleted = self.objects.pods.delete(&pod, &params).await;
+        let deleted = self.objects.pods.delete(&pod, &this_one(uid)).await;
         if let Some(gone) = is_gone(&deleted) {
             return Ok(Applied::NotYet(gone));
         }
         deleted.with_context(|| format!("failed to delete pod {pod}"))?;
         failpoint::at(done, self.lease).await;
-        self.reports.did(reason, format!("joining pod {pod} is deleted: {why}")).await;
+        self.reports.did(reason, note(&pod)).await;
         Ok(Applied::Done)
+    }
+
+    /// Asks the leader for a change, and when it says that the cluster is unhealthy each other voter.
+    ///
+    /// Whoever is asked looks at its own connections only. After a peer's node was lost and came back, a
+    /// member can hold it for away for minutes though both work (etcd marks the peer when the old
+    /// connection ends, after the new one was made; `all::kills`). Everybody was seen healthy just now.
+    async fn by_anyone<T>(
+        &self,
+        before: Failpoint,
+        change: impl AsyncFn(&Member) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        let leader = self.leader().await?;
+        failpoint::at(before, self.lease).await;
+        self.may_change()?;
+        let unhealthy = match change(&leader).await {
+            Err(error) if error.refusal() == Refusal::Unhealthy => error,
+            answer => return answer,
+        };
+        let seen = self.seen.answers.iter().filter_map(|(&ordinal, answered)| Some((ordinal, answered.as_ref().ok()?)));
+        for (ordinal, _) in seen.filter(|(_, answer)| !answer.learner && Some(answer.member) != answer.leader) {
+            let member = Member::at(&self.seen.target.client_url(ordinal), CHANGE).await?;
+            self.may_change()?;
+            match change(&member).await {
+                Err(error) if error.refusal() == Refusal::Unhealthy => {}
+                answer => return answer,
+            }
+        }
+        Err(unhealthy)
     }
 
     /// A connection to the leader, where changes are sent.
@@ -268,6 +371,13 @@ impl Apply<'_> {
     }
 }
 
+/// What is told of a removal.
+struct Told {
+    reason: &'static str,
+    note: String,
+    trouble: bool,
+}
+
 /// Not found, or not the one that was meant: somebody was faster, and the next look tells.
 fn is_gone<T>(answer: &kube::Result<T>) -> Option<String> {
     match answer {
@@ -276,8 +386,8 @@ fn is_gone<T>(answer: &kube::Result<T>) -> Option<String> {
     }
 }
 
-/// Whether a step only cleans up behind a join that failed.
+/// Whether a step only cleans up behind a join that failed, or a removal.
 #[must_use]
 pub fn is_undo(step: &Step) -> bool {
-    matches!(step, Step::TakeBack(..) | Step::Record(..) | Step::Renew(..))
+    matches!(step, Step::TakeBack(..) | Step::Record(..) | Step::Renew(..) | Step::RemovePod(..))
 }

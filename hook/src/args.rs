@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use membership::names::Target;
 use membership::record::Id;
-use membership::volume::VolumePlan;
+use membership::volume::{OnScaleDown, VolumePlan};
 
 use crate::{admit, leave, preflight, report, scale};
 
@@ -170,6 +170,18 @@ struct VolumeArgs {
     /// Set pv.kubernetes.io/bound-by-controller by hand.
     #[arg(long, env = "ETCD_SCALER_PV_BOUND_BY_CONTROLLER", default_value = "false", action = clap::ArgAction::Set)]
     pv_bound_by_controller: bool,
+    /// What becomes of the claim of a member that was removed, and of the volume made for it.
+    #[arg(long, env = "ETCD_SCALER_ON_SCALE_DOWN", default_value = "keep")]
+    on_scale_down: Claims,
+}
+
+/// What becomes of a claim when its member was removed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Claims {
+    /// It stays, with the data.
+    Keep,
+    /// It is deleted after its member and its pod are gone.
+    Delete,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -246,6 +258,7 @@ impl VolumeArgs {
             pv_reclaim_policy,
             pv_pin,
             pv_bound_by_controller,
+            on_scale_down,
         } = self;
         VolumePlan {
             name_prefix: pv_name_prefix,
@@ -254,6 +267,10 @@ impl VolumeArgs {
             reclaim_policy: pv_reclaim_policy,
             pin: pv_pin,
             bound_by_controller: pv_bound_by_controller,
+            on_scale_down: match on_scale_down {
+                Claims::Keep => OnScaleDown::Keep,
+                Claims::Delete => OnScaleDown::Delete,
+            },
             release,
             release_namespace,
         }

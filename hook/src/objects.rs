@@ -7,6 +7,7 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Client, Config, Resource};
 use membership::names::Target;
 use tokio::time::Instant;
@@ -84,6 +85,13 @@ pub fn reference(statefulset: &StatefulSet) -> ObjectReference {
 pub fn replicas(statefulset: &StatefulSet) -> u32 {
     let replicas = statefulset.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     u32::try_from(replicas).unwrap_or(0)
+}
+
+/// Deletes the object of this UID and no later one of its name.
+#[must_use]
+pub fn this_one(uid: &str) -> DeleteParams {
+    let preconditions = Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+    DeleteParams { preconditions, ..DeleteParams::default() }
 }
 
 /// Whether an error of the API server may pass by itself: no answer, too busy, a conflict, a

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context;
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::ListParams;
 use membership::names::{MOST_MEMBERS, Ordinal, RECORD, Target};
 use membership::observed::{Observed, Pod, Volume};
 use membership::patch::statefulset::rollout;
 use membership::record::{Id, Record, State};
-use membership::volume::VolumePlan;
+use membership::volume::{OnScaleDown, VolumePlan};
 use tokio::time::Instant;
 
 use crate::lease::Lease;
@@ -74,10 +75,16 @@ impl Observer {
         name_claims(&mut pods, &volumes);
         let asked = (0..count).filter(|ordinal| pods.contains_key(ordinal) || *ordinal < recorded);
         let answers = etcd::observe(target, asked, ANSWER).await;
-        pods.retain(|&ordinal, _| ordinal < count);
+        // Only once nothing else is left to do for them.
+        let all_left = record.as_ref().is_some_and(|record| record.members.keys().copied().eq(0..desired));
+        let mut claims = BTreeMap::new();
+        if plan.on_scale_down == OnScaleDown::Delete && all_left {
+            claims = spare_claims(objects, target, &statefulset, desired).await?;
+        }
         let target = target.clone();
         let rollout = serde_json::to_value(&statefulset).ok().and_then(|live| rollout(&live));
-        let mut seen = Observed { target, desired, record, copy, rollout, answers, pods, volumes, joining_for: None };
+        let mut seen =
+            Observed { target, desired, record, copy, rollout, answers, pods, volumes, claims, joining_for: None };
         seen.joining_for = self.joining_for(&seen);
         Ok((seen, statefulset))
     }
@@ -137,6 +144,23 @@ fn made_from(statefulset: &StatefulSet, ordinal: Ordinal) -> Option<&str> {
     if held_back { status.current_revision.as_deref() } else { status.update_revision.as_deref() }
 }
 
+/// The claims of ordinals that are not wanted, by UID.
+async fn spare_claims(
+    objects: &Objects,
+    target: &Target,
+    statefulset: &StatefulSet,
+    desired: u32,
+) -> anyhow::Result<BTreeMap<Ordinal, String>> {
+    let mut spare = BTreeMap::new();
+    for ordinal in desired..MOST_MEMBERS {
+        let Some(claim) = claim_name(statefulset, target, ordinal) else { continue };
+        let found = objects.claims.get_opt(&claim).await.with_context(|| format!("failed to read claim {claim}"))?;
+        let metadata = found.map(|claim| claim.metadata).filter(|metadata| metadata.deletion_timestamp.is_none());
+        spare.extend(metadata.and_then(|metadata| Some((ordinal, metadata.uid?))));
+    }
+    Ok(spare)
+}
+
 async fn pods(
     objects: &Objects,
     target: &Target,
@@ -148,7 +172,7 @@ async fn pods(
     let listed = listed.with_context(|| format!("failed to list the pods of {target}"))?;
     let ours = listed.items.iter().filter_map(|pod| {
         let ordinal = target.ordinal_of(pod.metadata.name.as_deref()?)?;
-        Some((ordinal, pods::observe(pod, target, ordinal, made_from(statefulset, ordinal))))
+        Some((ordinal, pods::observe(pod, target, ordinal, made_from(statefulset, ordinal), Timestamp::now())))
     });
     Ok(ours.collect())
 }

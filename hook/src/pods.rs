@@ -1,5 +1,6 @@
 //! A pod of the StatefulSet, as the planner wants to know it.
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use membership::names::{ADMIT, INITIAL_CLUSTER, INITIAL_CLUSTER_STATE, JOINER, Ordinal, PERMISSION, Target};
 use membership::observed::{self, Trouble};
@@ -19,10 +20,13 @@ const FATAL: [&str; 6] = [
 /// Reasons of a container that is only on its way.
 const ON_ITS_WAY: [&str; 2] = ["PodInitializing", "ContainerCreating"];
 
+/// So long after its grace period has ended, a pod's end is not waited for: its node is dead.
+const OVERDUE: SignedDuration = SignedDuration::from_secs(10);
+
 /// What is known of the pod of an ordinal; `made_from`: the revision that it would be made from now,
 /// where that is certain.
 #[must_use]
-pub fn observe(pod: &Pod, target: &Target, ordinal: Ordinal, made_from: Option<&str>) -> observed::Pod {
+pub fn observe(pod: &Pod, target: &Target, ordinal: Ordinal, made_from: Option<&str>, now: Timestamp) -> observed::Pod {
     let container = target.container.as_str();
     let metadata = &pod.metadata;
     let annotation = |name: &str| metadata.annotations.as_ref().and_then(|all| all.get(name));
@@ -53,6 +57,7 @@ pub fn observe(pod: &Pod, target: &Target, ordinal: Ordinal, made_from: Option<&
             .map(|permission| permission.member),
         older: false,
         terminating: metadata.deletion_timestamp.is_some(),
+        overdue: metadata.deletion_timestamp.as_ref().is_some_and(|end| now.duration_since(end.0) > OVERDUE),
         ready,
         trouble: trouble(pod),
     }
@@ -167,7 +172,7 @@ mod tests {
     }
 
     fn pod(value: serde_json::Value) -> observed::Pod {
-        observe(&serde_json::from_value(value).unwrap(), &puls8(), 0, Some("etcd-b"))
+        observe(&serde_json::from_value(value).unwrap(), &puls8(), 0, Some("etcd-b"), Timestamp::UNIX_EPOCH)
     }
 
     #[test]
@@ -246,6 +251,16 @@ mod tests {
         assert!(!with("existing", &alone, INITIAL_CLUSTER_STATE));
         assert!(!with("existing", "all", INITIAL_CLUSTER_STATE), "the cluster does not come from the annotation");
         assert!(!with("new", "all", "another"), "nothing that we could change");
+    }
+
+    #[test]
+    fn a_pod_is_overdue_a_while_after_its_grace_period() {
+        let ends_at = |time: i64| {
+            let end = Timestamp::from_second(time).unwrap().to_string();
+            pod(json!({ "metadata": { "deletionTimestamp": end } }))
+        };
+        assert!(ends_at(-11).overdue && !ends_at(-10).overdue && ends_at(20).terminating);
+        assert!(!pod(json!({ "metadata": {} })).overdue);
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
+use membership::guard::reset::OnReset;
 use membership::names::{MOST_MEMBERS, Ordinal, Target};
+use membership::patch::{ownership, statefulset};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -57,6 +59,7 @@ pub async fn run(mut target: Target, manifest: &Path, deadline: Duration) -> any
     };
     match checked {
         Ok(()) => {
+            release_count(&objects, &target, &live, &rendered, end).await?;
             let result = format!("preflight passed: {from} → {to} replicas would be admitted");
             info!("{result}");
             report::last_word(&result);
@@ -73,6 +76,27 @@ pub async fn run(mut target: Target, manifest: &Path, deadline: Duration) -> any
             bail!("{why} (nothing was changed)")
         }
     }
+}
+
+/// The count was set with `kubectl scale`, which owns the field since: Helm 4 would fail at it. The
+/// webhook has agreed to the release's count, or to keeping the live one.
+async fn release_count(
+    objects: &Objects,
+    target: &Target,
+    live: &StatefulSet,
+    rendered: &StatefulSet,
+    end: Instant,
+) -> anyhow::Result<()> {
+    let (live, rendered) = (serde_json::to_value(live)?, serde_json::to_value(rendered)?);
+    let keep = statefulset::on_reset(&rendered) == Some(OnReset::Keep)
+        && statefulset::replicas(&live) != statefulset::replicas(&rendered);
+    let Some(patch) = ownership::release(&live, keep) else { return Ok(()) };
+    let (params, patch) = (PatchParams::default(), Patch::<StatefulSet>::Json(patch));
+    let released = objects.statefulsets.patch(&target.statefulset, &params, &patch);
+    let released = tokio::time::timeout_at(end, released).await.context("the API server did not answer in time")?;
+    released.with_context(|| format!("failed to let the release have the count of {target} again; upgrade again"))?;
+    info!("the count was set with kubectl scale: the release may change it again");
+    Ok(())
 }
 
 /// The change is of a kind that no StatefulSet allows; the way out.

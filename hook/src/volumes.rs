@@ -8,10 +8,10 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use kube::api::{Patch, PatchParams, PostParams};
 use membership::names::{Ordinal, Target};
 use membership::observed::Volume;
-use membership::volume::{VolumePlan, pinned_to};
+use membership::volume::{VolumePlan, is_stale, pinned_to};
 use serde_json::{Value, json};
 
-use crate::objects::Objects;
+use crate::objects::{Objects, this_one};
 
 /// The volumes as far as they were seen in this run. What is bound and pinned stays so, and is
 /// not read again in every round.
@@ -50,6 +50,7 @@ impl Volumes {
         let Some(found) = found else {
             return Ok(Volume::default());
         };
+        let uid = found.metadata.uid.unwrap_or_default();
         let spec = found.spec.unwrap_or_default();
         let bound = found.status.and_then(|status| status.phase).is_some_and(|phase| phase == "Bound");
         let class = spec.storage_class_name.unwrap_or_default();
@@ -68,6 +69,7 @@ impl Volumes {
                 if let Some(existing) = found {
                     let existing = serde_json::to_value(existing).context("a volume that cannot be written as JSON")?;
                     volume.misfit = plan.misfit(&existing, target, claim, &class);
+                    volume.stale = !bound && is_stale(&existing, &uid);
                 }
             }
         }
@@ -134,6 +136,45 @@ pub async fn wake(objects: &Objects, plan: &VolumePlan, claim: &str, ordinal: Or
         .await
         .with_context(|| format!("failed to touch claim {claim}"))?;
     Ok(())
+}
+
+/// Lets a volume be bound by the claim that is there now: the earlier one of that name is gone.
+///
+/// # Errors
+/// When the API server refused it.
+pub async fn free(objects: &Objects, plan: &VolumePlan, claim: &str, ordinal: Ordinal) -> anyhow::Result<()> {
+    let name = plan.name(ordinal);
+    let patch = json!({ "spec": { "claimRef": { "uid": null, "resourceVersion": null } } });
+    let freed = objects.volumes.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+    freed.with_context(|| format!("failed to free volume {name} for claim {claim}"))?;
+    wake(objects, plan, claim, ordinal).await
+}
+
+/// Deletes the volume that was made for a claim, if it is there; whether it was.
+///
+/// # Errors
+/// When the API server refused it.
+pub async fn remove(
+    objects: &Objects,
+    target: &Target,
+    plan: &VolumePlan,
+    claim: &str,
+    ordinal: Ordinal,
+) -> anyhow::Result<bool> {
+    let name = plan.name(ordinal);
+    let found = objects.volumes.get_opt(&name).await.with_context(|| format!("failed to read volume {name}"))?;
+    let ours = |volume: &PersistentVolume| {
+        let reserved = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+        reserved.is_some_and(|reserved| {
+            reserved.name.as_deref() == Some(claim) && reserved.namespace.as_deref() == Some(target.namespace.as_str())
+        })
+    };
+    let Some(uid) = found.filter(ours).and_then(|volume| volume.metadata.uid) else { return Ok(false) };
+    match objects.volumes.delete(&name, &this_one(&uid)).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("failed to delete volume {name}")),
+    }
 }
 
 /// Ties the volume to a node: a pod made again elsewhere would find an empty directory.

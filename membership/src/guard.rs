@@ -5,12 +5,13 @@
 //! unsafe, and the way out.
 
 pub mod deletion;
+pub mod reset;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::names::Ordinal;
-use crate::names::{MOST_MEMBERS, Target};
+use crate::names::{MOST_MEMBERS, STOP, Target};
 use crate::observed::{Answer, Answered, agreed};
 use crate::quorum::quorum;
 use crate::record::{ParseRecordError, Record};
@@ -53,6 +54,10 @@ pub struct Change<'a> {
     pub record: Option<Result<Record, ParseRecordError>>,
     /// Whether the pod template changes by more than the managed environment.
     pub changes_template: bool,
+    /// Whether a person said that 0 replicas are meant ([`crate::names::STOP`]).
+    pub may_stop: bool,
+    /// Whether the claim of a pod that is scaled away is deleted with it (`whenScaled: Delete`).
+    pub deletes_claims: bool,
     /// The roll-out under way, in a sentence.
     pub rollout: Option<String>,
     /// The roll-out that the chart's or a person's partition stops half-way, in a sentence.
@@ -97,21 +102,8 @@ pub fn decide(change: &Change<'_>) -> Decision {
 impl Change<'_> {
     fn obstacle(&self) -> Option<Decision> {
         let Self { new, old, target, .. } = self;
-        let keep = format!("Keep the {old}: helm upgrade --set etcd.replicaCount={old}.");
-        if self.request == Request::Scale {
-            let way_out = format!("Scale up with helm upgrade --set etcd.replicaCount={}.", new.max(old));
-            return Some(self.refuse(
-                "it came through statefulsets/scale (kubectl scale or an autoscaler)",
-                "Neither scaling by that way nor scale-down is built yet in this version.",
-                if new > old { &way_out } else { &keep },
-            ));
-        }
         if *new == 0 {
-            return Some(self.refuse(
-                "0 members are no cluster",
-                "Stopping and scale-down are not built yet in this version.",
-                &keep,
-            ));
+            return self.stop();
         }
         let record = match &self.record {
             Some(Ok(record)) => Some(record),
@@ -144,37 +136,45 @@ impl Change<'_> {
             ));
         };
         let verified = record.count();
-        if *new < verified {
-            // Who has left the member list already takes no vote along.
-            if let Some(rest) = self.left_by(record) {
-                return self.health(&rest);
-            }
+        // Who has left the member list already takes no vote along.
+        if *new < verified
+            && let Some(rest) = self.left_by(record)
+        {
+            return self.all_healthy(&rest);
+        }
+        if *old == 0 {
             return Some(self.refuse(
-                &format!("{verified} members are verified"),
-                "A pod that goes before its member is removed from etcd costs the quorum, and scale-down is not built yet in this version.",
-                &format!("Keep the {verified}: helm upgrade --set etcd.replicaCount={verified}."),
+                &format!("it is stopped with {verified} members"),
+                "They come back together or not at all: fewer may be no quorum, and a newcomer needs one to join.",
+                &format!("Start it first: {}. Scale then.", self.ask(verified)),
             ));
         }
         if verified != *old {
             return Some(self.refuse(
                 &format!("another scale is under way: {old} asked for, {verified} members verified"),
-                "Members join one scale at a time.",
-                &format!(
-                    "Wait until all {old} are members, or go back: helm upgrade --set etcd.replicaCount={verified}."
-                ),
+                "Members join and leave one scale at a time.",
+                &format!("Wait until etcd has {old} members, or go back: {}.", self.ask(verified)),
             ));
         }
         if self.changes_template {
             return Some(self.refuse(
                 "the same update changes the pod template as well",
-                "The newcomer would run what no member runs yet, and members would restart while it joins.",
+                if new > old {
+                    "The newcomer would run what no member runs yet, and members would restart while it joins."
+                } else {
+                    "Members would restart while others leave."
+                },
                 "Do one first, then the other: two upgrades.",
             ));
         }
         if let Some(rollout) = &self.rollout {
             return Some(self.refuse(
                 &format!("a roll-out is under way ({rollout})"),
-                "It restarts members while another joins.",
+                if new > old {
+                    "It restarts members while another joins."
+                } else {
+                    "It restarts members while others leave."
+                },
                 &format!(
                     "Wait for it (kubectl rollout status -n {} statefulset/{}) and ask again.",
                     target.namespace, target.statefulset
@@ -184,18 +184,60 @@ impl Change<'_> {
         if let Some(canary) = &self.canary {
             return Some(self.refuse(
                 &format!("a roll-out stops half-way ({canary})"),
-                "While a member joins no pod may roll, so one that is made again meanwhile would go back to the older template and its image.",
+                "While the count changes no pod may roll, so one that is made again meanwhile would go back to the older template and its image.",
                 "Finish it (spec.updateStrategy.rollingUpdate.partition 0) or take it back, and ask again.",
             ));
         }
-        self.health(record)
+        if new > old { self.all_healthy(record) } else { self.may_leave(record) }
+    }
+
+    /// 0 replicas: no member is removed, and all come back when the count does.
+    fn stop(&self) -> Option<Decision> {
+        let Self { target, old, .. } = self;
+        let verified = match &self.record {
+            Some(Ok(record)) => record.count(),
+            Some(Err(_)) | None => *old,
+        };
+        if self.may_stop && verified == *old {
+            return None;
+        }
+        let found = if self.may_stop {
+            format!("0 members are no cluster, and another scale is under way ({verified} members verified)")
+        } else {
+            "0 members are no cluster".to_owned()
+        };
+        Some(self.refuse(
+            &found,
+            "Everything that needs this etcd stops with it.",
+            &format!(
+                "To stop it on purpose and lose nothing: kubectl annotate -n {} statefulset/{} {STOP}=true, then scale to 0; back to {verified} starts the same members again.",
+                target.namespace, target.statefulset
+            ),
+        ))
+    }
+
+    /// How to ask for a count, by the way this request came.
+    fn ask(&self, count: u32) -> String {
+        match self.request {
+            Request::StatefulSet => format!("helm upgrade --set etcd.replicaCount={count}"),
+            Request::Scale => format!(
+                "kubectl scale -n {} statefulset/{} --replicas={count}",
+                self.target.namespace, self.target.statefulset
+            ),
+        }
+    }
+
+    /// Whether it only goes back towards what is verified.
+    #[must_use]
+    pub fn goes_back(&self) -> bool {
+        matches!(&self.record, Some(Ok(record)) if self.goes_back_to(record.count()))
     }
 
     /// Undo, rollback, `--atomic`: a step towards the verified count and not past it, also while
-    /// members are sick.
+    /// members are sick. A cluster that is stopped starts with all its members.
     fn goes_back_to(&self, verified: u32) -> bool {
         let Self { new, old, .. } = *self;
-        (verified <= new && new < old) || (old < new && new <= verified)
+        (verified <= new && new < old) || (0 < old && old < new && new <= verified) || (old == 0 && new == verified)
     }
 
     /// What is left of the record, when the members seen just now list exactly the ordinals that
@@ -210,46 +252,17 @@ impl Change<'_> {
         (list.cluster == record.cluster && stay == listed && rest.members.len() == self.new as usize).then_some(rest)
     }
 
-    fn health(&self, record: &Record) -> Option<Decision> {
-        let unknown = "What is not known to be safe is refused.";
-        let again = "Ask again in a few seconds; if it stays so, see the webhook's log.";
-        let Some(seen) = self.seen else {
-            return Some(self.refuse(
-                "the members' health is not known yet (etcd-scaler has just started)",
-                unknown,
-                again,
-            ));
+    fn all_healthy(&self, record: &Record) -> Option<Decision> {
+        let sick = match self.sick(record) {
+            Ok(sick) => sick,
+            Err(unknown) => return Some(unknown),
         };
-        if seen.age > MAX_AGE {
-            let (age, most) = (seen.age.as_secs(), MAX_AGE.as_secs());
-            return Some(self.refuse(
-                &format!("the members' health was last seen {age} s ago, the limit is {most} s"),
-                unknown,
-                again,
-            ));
-        }
-        let sick: Vec<String> = record
-            .members
-            .iter()
-            .filter_map(|(&ordinal, recorded)| {
-                let answered = seen.answers.get(&ordinal);
-                let trouble = match answered {
-                    None => Some("was not asked yet".into()),
-                    Some(Err(why)) => Some(why.clone()),
-                    Some(Ok(answer)) if answer.member != recorded.id => {
-                        Some(format!("answers as member {}, the record has {}", answer.member, recorded.id))
-                    }
-                    Some(Ok(answer)) => self.trouble(answer, record),
-                };
-                trouble.map(|trouble| format!("{}: {trouble}", self.target.pod(ordinal)))
-            })
-            .collect();
         if sick.is_empty() {
             return None;
         }
         let (all, needs) = (record.members.len(), quorum(self.new as usize));
         Some(self.refuse(
-            &format!("{} of {all} members not healthy ({})", sick.len(), sick.join("; ")),
+            &format!("{} of {all} members not healthy ({})", sick.len(), sentence(&sick)),
             &format!(
                 "{} members need {needs} for a quorum, and a newcomer does not count until it has caught up.",
                 self.new
@@ -259,6 +272,81 @@ impl Change<'_> {
                 self.old
             ),
         ))
+    }
+
+    /// Whether the members from ordinal `new` on may leave. Sick ones may, if none stays behind and
+    /// those that stay are a quorum before and after.
+    fn may_leave(&self, record: &Record) -> Option<Decision> {
+        let Self { new, old, .. } = self;
+        if self.deletes_claims {
+            return Some(self.refuse(
+                "persistentVolumeClaimRetentionPolicy.whenScaled is Delete",
+                "From this moment on the claim of a member that is still in etcd would go with its pod, whoever deletes that.",
+                "Set it to Retain (the default) first. With pv.onScaleDown=delete etcd-scaler deletes a claim itself, after its member is gone.",
+            ));
+        }
+        let sick = match self.sick(record) {
+            Ok(sick) => sick,
+            Err(unknown) => return Some(unknown),
+        };
+        let (staying, needs) = (*new as usize, quorum(record.members.len()));
+        let stay_sick = sick.range(..new).map(|(_, why)| why.as_str()).collect::<Vec<_>>();
+        if !stay_sick.is_empty() {
+            let healthy_go = (*new..*old).filter(|ordinal| !sick.contains_key(ordinal)).count();
+            return Some(self.refuse(
+                &format!("{} of the {new} members that stay not healthy ({})", stay_sick.len(), stay_sick.join("; ")),
+                &match healthy_go {
+                    0 => "What is left would be a sick cluster.".to_owned(),
+                    1 => "A healthy member would go and a sick one stay: one failure more and nothing can be written.".to_owned(),
+                    _ => format!("{healthy_go} healthy members would go and sick ones stay: one failure more and nothing can be written."),
+                },
+                "Repair what is named and ask again. Members leave from the highest ordinal down, so a sick one can go only with all those above it.",
+            ));
+        }
+        if !sick.is_empty() && staying < needs {
+            return Some(self.refuse(
+                &format!("{} of {} members not healthy ({})", sick.len(), record.members.len(), sentence(&sick)),
+                &format!(
+                    "To remove a member {needs} of {} must agree, and {staying} healthy ones would stay.",
+                    record.members.len()
+                ),
+                &format!("Repair one of them first, or ask for {needs} or more."),
+            ));
+        }
+        None
+    }
+
+    /// The members of the record that were seen sick, by ordinal; refused where it is not known.
+    fn sick(&self, record: &Record) -> Result<BTreeMap<Ordinal, String>, Decision> {
+        let unknown = "What is not known to be safe is refused.";
+        let again = "Ask again in a few seconds; if it stays so, see the webhook's log.";
+        let Some(seen) = self.seen else {
+            return Err(self.refuse(
+                "the members' health is not known yet (etcd-scaler has just started)",
+                unknown,
+                again,
+            ));
+        };
+        if seen.age > MAX_AGE {
+            let (age, most) = (seen.age.as_secs(), MAX_AGE.as_secs());
+            return Err(self.refuse(
+                &format!("the members' health was last seen {age} s ago, the limit is {most} s"),
+                unknown,
+                again,
+            ));
+        }
+        let sick = record.members.iter().filter_map(|(&ordinal, recorded)| {
+            let trouble = match seen.answers.get(&ordinal) {
+                None => Some("was not asked yet".into()),
+                Some(Err(why)) => Some(why.clone()),
+                Some(Ok(answer)) if answer.member != recorded.id => {
+                    Some(format!("answers as member {}, the record has {}", answer.member, recorded.id))
+                }
+                Some(Ok(answer)) => self.trouble(answer, record),
+            };
+            trouble.map(|trouble| (ordinal, format!("{}: {trouble}", self.target.pod(ordinal))))
+        });
+        Ok(sick.collect())
     }
 
     /// What is wrong with a member that answered.
@@ -279,8 +367,12 @@ impl Change<'_> {
             return Some("did not tell its member list".into());
         };
         for member in list {
-            let name = member.peer_urls.first().and_then(|url| self.target.ordinal_of_peer_url(url));
-            let name = name.map_or_else(|| member.id.to_string(), |ordinal| self.target.pod(ordinal));
+            let ordinal = member.peer_urls.first().and_then(|url| self.target.ordinal_of_peer_url(url));
+            // One that never started takes nothing along when it leaves.
+            if self.new < self.old && ordinal.is_some_and(|ordinal| ordinal >= self.new) {
+                continue;
+            }
+            let name = ordinal.map_or_else(|| member.id.to_string(), |ordinal| self.target.pod(ordinal));
             if !member.started() {
                 return Some(format!("lists {name}, which has not started"));
             }
@@ -304,7 +396,10 @@ impl Change<'_> {
     }
 
     fn warnings(&self) -> Vec<String> {
-        let new = self.new;
+        let Self { new, old, .. } = *self;
+        if new == 1 && old > 1 {
+            return vec!["1 etcd member tolerates no failure: without it nothing can be read or written, and its disk is the only copy".into()];
+        }
         let tolerates = |members: u32| members - quorum(members as usize) as u32;
         if new % 2 == 1 || new < 2 {
             return Vec::new();
@@ -328,6 +423,11 @@ impl Change<'_> {
         };
         Decision::Refuse(format!("{asked} is refused: {found}. {why} {way_out}"))
     }
+}
+
+/// What ails them, for a sentence.
+fn sentence(sick: &BTreeMap<Ordinal, String>) -> String {
+    sick.values().map(String::as_str).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]

@@ -13,6 +13,15 @@ pub const KEPT_PARTITION: &str = "etcd-scaler.io/partition";
 pub const LEAVING: &str = "etcd-scaler.io/leaving";
 /// The annotation of the StatefulSet that says when etcd-scaler gave it back (RFC 3339).
 pub const LEFT: &str = "etcd-scaler.io/left";
+/// The annotation of the StatefulSet with which a person allows 0 replicas (`"true"`): every member
+/// stops and none is removed.
+pub const STOP: &str = "etcd-scaler.io/stop";
+/// The annotation of the StatefulSet that says what becomes of a count that was set through
+/// `statefulsets/scale` when the release sets another one ([`crate::guard::reset::OnReset`]).
+pub const ON_RESET: &str = "etcd-scaler.io/on-reset";
+/// The annotation of the StatefulSet with the count that was set through `statefulsets/scale` and is
+/// kept though the release has another one.
+pub const SCALED_TO: &str = "etcd-scaler.io/scaled-to";
 /// The annotation of a pod that the webhook made a joiner (`"true"`).
 pub const JOINER: &str = "etcd-scaler.io/joiner";
 /// The annotation of a joining pod that says what it waits for, for `kubectl describe`.

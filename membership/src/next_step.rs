@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::names::{MOST_MEMBERS, Ordinal};
 use crate::observed::{Agreed, Answer, ListedMember, Observed, Pod};
+use crate::quorum::quorum;
 use crate::record::{Id, Permission, Record, State};
 use crate::version::{JoinAs, join_as};
 
@@ -48,6 +49,16 @@ pub enum Step {
     TakeBack(Ordinal, Id, String),
     /// Delete a pod, by UID, that holds a start for which there is no member; why.
     Renew(Ordinal, String, String),
+    /// `move-leader` away from a member that is not wanted any more, to the member of this ordinal.
+    MoveLeader(Ordinal, Id),
+    /// `member remove` of a member that is not wanted any more.
+    Remove(Ordinal, Id),
+    /// Delete the pod, by UID, of an ordinal that is not wanted any more and has no member.
+    RemovePod(Ordinal, String),
+    /// Let a volume, whose claim was deleted and made again, be bound once more.
+    FreeVolume(Ordinal),
+    /// Delete the claim, by UID, and the volume made for it, of an ordinal that is not wanted any more.
+    RemoveClaim(Ordinal, String),
 }
 
 /// A learner may be promoted when it lags by no more than this many raft entries, or
@@ -62,6 +73,10 @@ pub fn next_step(seen: &Observed, limits: &Limits) -> Step {
 
 /// `Ok` and `Err` are both the answer: `?` ends the decision where a rule has one.
 fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
+    // Stopped: nothing of etcd's is touched, the members are as they were when it comes back.
+    if seen.desired == 0 {
+        return Ok(Step::Done);
+    }
     volumes(seen, limits)?;
     repaired(seen)?;
     let agreed = agreed(seen)?;
@@ -71,7 +86,7 @@ fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
         // ID may be, too: the IDs follow from the peer URLs, so a new bootstrap under the old
         // names has them again, but not that of a member that was added.
         let same = |copy: &Record| {
-            let mut settled = copy.members.values().filter(|recorded| recorded.state != State::Joining);
+            let mut settled = copy.members.values().filter(|recorded| recorded.state.is_settled());
             copy.cluster == agreed.cluster
                 && settled.all(|recorded| agreed.members.iter().any(|member| member.id == recorded.id))
         };
@@ -89,6 +104,7 @@ fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
     reconcile(seen, record, &listed)?;
     started_for_good(seen, record)?;
     join_in_progress(seen, limits, record, &agreed, &listed)?;
+    leave(seen, limits, record, &agreed, &listed)?;
     healthy(seen, record, &listed)?;
     newcomer(seen, limits, &agreed, &listed)?;
     settled(seen, record)
@@ -111,6 +127,9 @@ fn volumes(seen: &Observed, limits: &Limits) -> Result<(), Step> {
         }
         if !volume.exists && !volume.bound {
             return Err(Step::CreateVolume(ordinal));
+        }
+        if volume.stale {
+            return Err(Step::FreeVolume(ordinal));
         }
         // Where nothing was written yet, the pod may still be wanted elsewhere: a node is chosen for
         // good only once the volume is mounted, and that by the pod that is to use it.
@@ -209,16 +228,29 @@ fn reconcile(seen: &Observed, record: &Record, listed: &[(Ordinal, &ListedMember
     let live = |ordinal: Ordinal| listed.iter().find(|(o, _)| *o == ordinal).map(|(_, member)| *member);
     for (&ordinal, recorded) in &record.members {
         let pod = seen.target.pod(ordinal);
+        let wanted = ordinal < seen.desired;
         match (live(ordinal), recorded.state) {
+            (Some(member), State::Leaving) if member.id == recorded.id && wanted => {
+                let record = record.clone().with(ordinal, member.id, State::Member);
+                return Err(Step::Record(record, format!("{pod} is wanted again and stays member {}", member.id)));
+            }
             (Some(member), _) if member.id == recorded.id => {}
             (_, State::Joining) => {
                 return Err(Step::Record(record.clone().without(ordinal), format!("{pod} is not joining any more")));
             }
-            (None, State::Member) if ordinal >= seen.desired => {
-                let what = format!("{pod} (member {}) was removed from etcd and is not wanted", recorded.id);
+            // Its image added it again on its own, before its pod was gone.
+            (Some(ghost), State::Leaving) => return Err(Step::Remove(ordinal, ghost.id)),
+            // Wanted again: what is left of its pod is renewed by the join.
+            (None, State::Leaving) if wanted => {
+                let what = format!("{pod} (member {}) has left etcd and is to join anew", recorded.id);
                 return Err(Step::Record(record.clone().without(ordinal), what));
             }
-            (other, State::Member | State::Bootstrapping) => {
+            (None, State::Leaving | State::Member) if !wanted => {
+                pod_gone(seen, ordinal)?;
+                let what = format!("{pod} (member {}) has left etcd and its pod is gone", recorded.id);
+                return Err(Step::Record(record.clone().without(ordinal), what));
+            }
+            (other, State::Member | State::Bootstrapping | State::Leaving) => {
                 let now = other.map_or("no member".into(), |member| format!("member {}", member.id));
                 return Err(Step::Fail(format!(
                     "the record of {} has {pod} as member {}, etcd lists {now} there: it was removed or replaced by hand. Nothing was changed. {}",
@@ -245,6 +277,16 @@ fn reconcile(seen: &Observed, record: &Record, listed: &[(Ordinal, &ListedMember
         )));
     }
     contiguous(seen, listed)
+}
+
+/// Waits until the pod of an ordinal that is not wanted, and has no member, is gone. One whose node is
+/// dead never goes by itself; nothing that it could still do counts.
+fn pod_gone(seen: &Observed, ordinal: Ordinal) -> Result<(), Step> {
+    match seen.pods.get(&ordinal) {
+        Some(pod) if !pod.terminating => Err(Step::RemovePod(ordinal, pod.uid.clone())),
+        Some(pod) if !pod.overdue => Err(Step::Wait(format!("pod {} to end", seen.target.pod(ordinal)))),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// A pod that bootstrapped still says so. With its disk lost, and nobody reachable to tell it
@@ -280,21 +322,21 @@ fn join_in_progress(
         let state = record.state(ordinal);
         let serving = seen.answer(ordinal).filter(|answer| answer.member == member.id);
         let made_for_joining = seen.pods.get(&ordinal).filter(|pod| pod.joiner && !pod.terminating);
-        if serving.is_some() && state != Some(State::Member) {
-            let record = record.clone().with(ordinal, member.id, State::Member);
-            return Err(Step::Record(record, format!("{pod} serves as member {}", member.id)));
-        }
-        let settled = state != Some(State::Joining) && !member.learner;
-        if settled && made_for_joining.is_none() {
+        if state == Some(State::Leaving) {
             continue;
         }
+        let settled = state != Some(State::Joining) && !member.learner;
         if !settled {
             // A run that is over takes back what never served. A learner that serves costs no
             // quorum, and the next run promotes it within seconds.
             let late = seen.joining_for.is_some_and(|since| since > limits.join);
-            let why = if ordinal >= seen.desired {
+            let never_served = state == Some(State::Joining) && serving.is_none();
+            // A voter that serves counts: it is a member, and leaves as one.
+            let why = if serving.is_some() && !member.learner {
+                None
+            } else if ordinal >= seen.desired {
                 Some(format!("{} replicas are wanted now", seen.desired))
-            } else if late || (limits.left.is_zero() && state == Some(State::Joining)) {
+            } else if late || (limits.left.is_zero() && never_served) {
                 Some(late_join(seen, limits, ordinal, serving))
             } else {
                 None
@@ -308,6 +350,13 @@ fn join_in_progress(
                 }
                 return Err(Step::TakeBack(ordinal, member.id, why));
             }
+        }
+        if serving.is_some() && state != Some(State::Member) {
+            let record = record.clone().with(ordinal, member.id, State::Member);
+            return Err(Step::Record(record, format!("{pod} serves as member {}", member.id)));
+        }
+        if settled && (made_for_joining.is_none() || ordinal >= seen.desired) {
+            continue;
         }
         let Some(answer) = serving else {
             return Err(start(seen, agreed, ordinal, member, state));
@@ -403,6 +452,55 @@ fn promote(seen: &Observed, agreed: &Agreed, ordinal: Ordinal, member: &ListedMe
     Step::Promote(ordinal, member.id)
 }
 
+/// The highest member that is not wanted, until it is out of the list. Those that go may be sick;
+/// those that stay must be healthy, because they are the cluster then.
+fn leave(
+    seen: &Observed,
+    limits: &Limits,
+    record: &Record,
+    agreed: &Agreed,
+    listed: &[(Ordinal, &ListedMember)],
+) -> Result<(), Step> {
+    let Some(&(ordinal, member)) = listed.last().filter(|(ordinal, _)| *ordinal >= seen.desired) else {
+        return Ok(());
+    };
+    let pod = seen.target.pod(ordinal);
+    let staying: Vec<_> = listed.iter().filter(|(ordinal, _)| *ordinal < seen.desired).copied().collect();
+    everybody_answers(seen, &staying, None)?;
+    let rest: Vec<_> = listed.iter().filter(|(other, member)| *other != ordinal && !member.learner).copied().collect();
+    let serving = rest.iter().filter(|(ordinal, member)| serves(seen, *ordinal, member).is_ok()).count();
+    let needed = quorum(rest.len());
+    if serving < needed {
+        return Err(Step::Wait(format!(
+            "{needed} of the {} members beside {pod} to be healthy, {serving} are: repair one of them, or go back",
+            rest.len()
+        )));
+    }
+    if limits.left.is_zero() {
+        return Err(Step::Fail(format!(
+            "the deadline passed before {pod} was removed from etcd: nothing was changed for it. Raise hook.deadlineSeconds (and helm --timeout above it), then upgrade again"
+        )));
+    }
+    // Written first: a run after a killed one must know that it was us who removed it.
+    if record.state(ordinal) != Some(State::Leaving) {
+        let record = record.clone().with(ordinal, member.id, State::Leaving);
+        return Err(Step::Record(record, format!("{pod} is to leave, {} replicas are wanted", seen.desired)));
+    }
+    let Some(leader) = agreed.leader else {
+        return Err(Step::Wait(format!("a leader, to remove {pod}")));
+    };
+    if leader == member.id {
+        let heir = staying.iter().max_by_key(|(ordinal, _)| {
+            let applied = seen.answer(*ordinal).map_or(0, |answer| answer.applied_index);
+            (applied, std::cmp::Reverse(*ordinal))
+        });
+        if let Some(&(heir, _)) = heir {
+            return Err(Step::MoveLeader(heir, member.id));
+        }
+    }
+    Err(Step::Remove(ordinal, member.id))
+}
+
 /// Before anything is added, everybody who is there must be seen healthy.
 fn healthy(seen: &Observed, record: &Record, listed: &[(Ordinal, &ListedMember)]) -> Result<(), Step> {
     everybody_answers(seen, listed, None)?;
@@ -419,18 +517,8 @@ fn everybody_answers(
     except: Option<Ordinal>,
 ) -> Result<(), Step> {
     for &(ordinal, member) in listed.iter().filter(|(ordinal, _)| Some(*ordinal) != except) {
-        let pod = seen.target.pod(ordinal);
-        let state = match seen.answers.get(&ordinal) {
-            None => Some("was not asked".to_owned()),
-            Some(Err(why)) => Some(format!("does not answer: {why}")),
-            Some(Ok(answer)) if answer.member != member.id => {
-                Some(format!("answers as member {}, etcd lists {}", answer.member, member.id))
-            }
-            Some(Ok(answer)) if answer.leader.is_none() => Some("knows no leader".to_owned()),
-            Some(Ok(answer)) if !answer.errors.is_empty() => Some(format!("reports {}", answer.errors.join(", "))),
-            Some(Ok(_)) => None,
-        };
-        if let Some(state) = state {
+        if let Err(state) = serves(seen, ordinal, member) {
+            let pod = seen.target.pod(ordinal);
             let trouble = seen.pods.get(&ordinal).map(trouble).unwrap_or_default();
             return Err(Step::Wait(format!(
                 "every member to be healthy: {pod} {state}{trouble}; repair it (kubectl describe pod {pod}), then upgrade again"
@@ -438,6 +526,20 @@ fn everybody_answers(
         }
     }
     Ok(())
+}
+
+/// Whether a member answers as itself and is well; what is wrong, in the end of a sentence.
+fn serves(seen: &Observed, ordinal: Ordinal, member: &ListedMember) -> Result<(), String> {
+    match seen.answers.get(&ordinal) {
+        None => Err("was not asked".to_owned()),
+        Some(Err(why)) => Err(format!("does not answer: {why}")),
+        Some(Ok(answer)) if answer.member != member.id => {
+            Err(format!("answers as member {}, etcd lists {}", answer.member, member.id))
+        }
+        Some(Ok(answer)) if answer.leader.is_none() => Err("knows no leader".to_owned()),
+        Some(Ok(answer)) if !answer.errors.is_empty() => Err(format!("reports {}", answer.errors.join(", "))),
+        Some(Ok(_)) => Ok(()),
+    }
 }
 
 /// The lowest missing ordinal, from its pod to `member add`.
@@ -448,13 +550,7 @@ fn newcomer(
     listed: &[(Ordinal, &ListedMember)],
 ) -> Result<(), Step> {
     let count = u32::try_from(listed.len()).unwrap_or(u32::MAX);
-    if count > seen.desired {
-        return Err(Step::Fail(format!(
-            "{} wants {} replicas and etcd has {count} members: this version does not remove members. Go back with --set etcd.replicaCount={count}",
-            seen.target, seen.desired
-        )));
-    }
-    if count == seen.desired {
+    if count >= seen.desired {
         return Ok(());
     }
     if seen.desired > MOST_MEMBERS {
@@ -531,9 +627,21 @@ fn settled(seen: &Observed, record: &Record) -> Result<Step, Step> {
             }
         }
     }
+    for (&ordinal, _) in seen.pods.range(seen.desired..) {
+        if let Err(step) = pod_gone(seen, ordinal) {
+            return Ok(step);
+        }
+    }
     // Between two members of a roll-out everybody is Ready for a moment, and then one is not.
     if let Some(rollout) = &seen.rollout {
         return Ok(Step::Wait(format!("the roll-out of the pod template to end: {rollout}")));
+    }
+    let mut spare = seen.claims.iter().filter(|(ordinal, _)| {
+        // A pod that will not end may still have it mounted.
+        **ordinal >= seen.desired && !seen.pods.contains_key(*ordinal)
+    });
+    if let Some((&ordinal, uid)) = spare.next_back() {
+        return Ok(Step::RemoveClaim(ordinal, uid.clone()));
     }
     Ok(Step::Done)
 }

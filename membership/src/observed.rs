@@ -86,6 +86,8 @@ pub struct Pod {
     pub unsettled: bool,
     /// Being deleted.
     pub terminating: bool,
+    /// It should have ended long ago: nobody on its node does it.
+    pub overdue: bool,
     /// The Ready condition.
     pub ready: bool,
     /// Why it does not get on, in the kubelet's or scheduler's own words ("etcd-version: ErrImagePull: …").
@@ -117,6 +119,8 @@ pub struct Volume {
     pub exists: bool,
     /// What differs between the volume that exists and the one that is needed.
     pub misfit: Option<String>,
+    /// The volume is reserved for an earlier claim of this name, so this one cannot have it.
+    pub stale: bool,
     /// The volume is tied to a node (or pinning is turned off).
     pub pinned: bool,
 }
@@ -140,6 +144,8 @@ pub struct Observed {
     pub pods: BTreeMap<Ordinal, Pod>,
     /// By ordinal.
     pub volumes: BTreeMap<Ordinal, Volume>,
+    /// The UIDs of the claims of ordinals that are not wanted, by ordinal; none where they are kept.
+    pub claims: BTreeMap<Ordinal, String>,
     /// How long the member that is joining has been in the member list, as far as this run knows.
     pub joining_for: Option<Duration>,
 }

@@ -49,6 +49,17 @@ pub enum State {
     Joining,
     /// Has answered under its own ID. Its pod is ordinary and is never held again.
     Member,
+    /// Not wanted any more: it is being removed, or just was. Written before `member remove`, so
+    /// that a run after a killed one knows that the removal was ours. Its pod is ordinary.
+    Leaving,
+}
+
+impl State {
+    /// Whether the member is to be found in etcd's list: one that joins or leaves may or may not be.
+    #[must_use]
+    pub fn is_settled(self) -> bool {
+        matches!(self, Self::Bootstrapping | Self::Member)
+    }
 }
 
 /// One ordinal of the record.
@@ -113,12 +124,12 @@ impl Record {
         self.members.get(&ordinal).map(|recorded| recorded.state)
     }
 
-    /// How many ordinals are members of the verified cluster: `member` or `bootstrapping`, not
-    /// those still joining. Scaling to this count is going back.
+    /// How many ordinals are members of the verified cluster, those still joining not among them.
+    /// Scaling to this count is going back.
     #[must_use]
     pub fn count(&self) -> u32 {
-        let settled = self.members.values().filter(|recorded| recorded.state != State::Joining);
-        u32::try_from(settled.count()).unwrap_or(u32::MAX)
+        let verified = self.members.values().filter(|recorded| recorded.state != State::Joining);
+        u32::try_from(verified.count()).unwrap_or(u32::MAX)
     }
 
     /// This record with one ordinal set.
@@ -162,6 +173,7 @@ mod tests {
         insta::assert_snapshot!(text, @r#"{"v":1,"cluster":"0000000000000abc","members":{"0":{"id":"0000000000000001","state":"member"},"3":{"id":"0000000000000002","state":"joining"},"10":{"id":"0000000000000003","state":"bootstrapping"}}}"#);
         assert_eq!(Record::parse(&text).unwrap(), record);
         assert_eq!(record.count(), 2);
+        assert!(record.with(3, Id(2), State::Leaving).annotation().contains(r#""state":"leaving""#));
     }
 
     #[test]

@@ -4,6 +4,15 @@ use serde_json::{Value, json};
 
 use crate::names::{Ordinal, Target};
 
+/// What becomes of the claim, and of the volume made for it, when a member has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnScaleDown {
+    /// They stay, with the data.
+    Keep,
+    /// The claim is deleted, and the volume that we made for it; a directory on a node stays.
+    Delete,
+}
+
 /// How volumes are made; every field is a value of the chart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumePlan {
@@ -20,6 +29,8 @@ pub struct VolumePlan {
     /// Set `pv.kubernetes.io/bound-by-controller` by hand as the page does: an unbind then drops
     /// the whole claimRef.
     pub bound_by_controller: bool,
+    /// What becomes of it when its member has left.
+    pub on_scale_down: OnScaleDown,
     /// The Helm release that a parent chart would own the volume under.
     pub release: String,
     /// That release's namespace.
@@ -106,6 +117,13 @@ impl VolumePlan {
     }
 }
 
+/// Whether a volume is kept for an earlier claim of that name, by the UID: it is never bound to this
+/// one before that is cleared (facts-kubernetes F).
+#[must_use]
+pub fn is_stale(volume: &Value, claim_uid: &str) -> bool {
+    volume["spec"]["claimRef"]["uid"].as_str().is_some_and(|uid| !uid.is_empty() && uid != claim_uid)
+}
+
 /// The node affinity that ties a volume to a node, by the node's `kubernetes.io/hostname` label.
 #[must_use]
 pub fn pinned_to(hostname: &str) -> Value {
@@ -127,6 +145,7 @@ mod tests {
             reclaim_policy: "Retain".into(),
             pin: true,
             bound_by_controller: false,
+            on_scale_down: OnScaleDown::Keep,
             release: "puls8".into(),
             release_namespace: "puls8".into(),
         }
@@ -182,6 +201,14 @@ mod tests {
             annotations.remove("pv.kubernetes.io/bound-by-controller");
         }
         assert_eq!(ours, expected);
+    }
+
+    #[test]
+    fn a_volume_is_stale_when_it_is_kept_for_another_claim_of_that_name() {
+        let mut volume = page();
+        assert!(!is_stale(&volume, "new"), "not yet bound");
+        volume["spec"]["claimRef"]["uid"] = json!("old");
+        assert!(is_stale(&volume, "new") && !is_stale(&volume, "old"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use json_patch::Patch;
 use kube::api::DynamicObject;
 use kube::core::admission::{AdmissionRequest, Operation};
+use membership::guard::reset::{self, OnReset};
 use membership::guard::{self, Change, Decision, deletion};
 use membership::patch::pod;
 use membership::patch::statefulset::{self, Update};
@@ -53,6 +54,8 @@ pub struct Admission {
     pub our_image: String,
     /// The user name of the Job's ServiceAccount.
     pub hook: String,
+    /// What becomes of a count that was scaled, where the StatefulSet's chart does not say.
+    pub on_reset: OnReset,
 }
 
 /// How long a member may take to answer where a decision has to ask: with [`Cluster::read`] before
@@ -100,24 +103,43 @@ impl Admission {
         }
         let target = self.cluster.target(&new);
         let by_hook = request.user_info.username.as_deref() == Some(self.hook.as_str());
+        let options = request.options.as_ref().map(|options| &options.0);
+        let manager = options.and_then(|options| options["fieldManager"].as_str()).unwrap_or_default();
         let update = match Update::new(&old, &new, &target, by_hook) {
-            Ok(update) => update,
+            Ok(update) => update.by(manager),
             Err(why) => return Ok(Verdict::Deny(why)),
         };
-        let decision = self.health.with_seen(|seen| {
-            guard::decide(&Change {
-                target: &target,
-                request: guard::Request::StatefulSet,
-                old: statefulset::replicas(&old),
-                new: statefulset::replicas(&new),
-                first_ordinal: (statefulset::first_ordinal(&old), statefulset::first_ordinal(&new)),
-                record: update.record(),
-                changes_template: update.changes_template(),
-                rollout: statefulset::rollout(&old),
-                canary: statefulset::canary(&old),
-                seen,
-            })
-        });
+        let (live, asked) = (statefulset::replicas(&old), statefulset::replicas(&new));
+        let change = Change {
+            target: &target,
+            request: guard::Request::StatefulSet,
+            old: live,
+            new: asked,
+            first_ordinal: (statefulset::first_ordinal(&old), statefulset::first_ordinal(&new)),
+            record: update.record(),
+            changes_template: update.changes_template(),
+            may_stop: statefulset::may_stop(&new),
+            deletes_claims: statefulset::deletes_claims(&new),
+            rollout: statefulset::rollout(&old),
+            canary: statefulset::canary(&old),
+            seen: None,
+        };
+        // Going back to what is verified is an undo, whoever asks.
+        if update.is_reset() && !change.goes_back() {
+            match statefulset::on_reset(&new).unwrap_or(self.on_reset) {
+                OnReset::Refuse => return Ok(self.refuse(request, &old, reset::refusal(&target, live, asked))),
+                OnReset::Follow => {}
+                OnReset::Keep => {
+                    let (kept, mut patch) = statefulset::keep_count(&old, &new);
+                    match Update::new(&old, &kept, &target, by_hook) {
+                        Ok(update) => patch.0.extend(update.patch().0),
+                        Err(why) => return Ok(Verdict::Deny(why)),
+                    }
+                    return Ok(Verdict::Allow { patch, warnings: vec![reset::kept(live, asked)] });
+                }
+            }
+        }
+        let decision = self.health.with_seen(|seen| guard::decide(&Change { seen, ..change }));
         Ok(match decision {
             Decision::Refuse(why) => self.refuse(request, &old, why),
             Decision::Admit { warnings } => Verdict::Allow { patch: update.patch(), warnings },
@@ -144,6 +166,8 @@ impl Admission {
                 first_ordinal: (first, first),
                 record: statefulset::record(&live),
                 changes_template: false,
+                may_stop: statefulset::may_stop(&live),
+                deletes_claims: statefulset::deletes_claims(&live),
                 rollout: statefulset::rollout(&live),
                 canary: statefulset::canary(&live),
                 seen,
@@ -215,6 +239,10 @@ impl Admission {
         let Some(live) = self.cluster.read().await? else { return Ok(Verdict::untouched()) };
         let target = self.cluster.target(&live);
         let wanted = statefulset::replicas(&live);
+        // All stop, on purpose, and none is removed.
+        if wanted == 0 && statefulset::may_stop(&live) {
+            return Ok(Verdict::untouched());
+        }
         let ordinal = target.ordinal_of(name).filter(|ordinal| *ordinal >= wanted);
         let deleting = !live["metadata"]["deletionTimestamp"].is_null();
         let Some(ordinal) = ordinal.filter(|_| !deleting && pod::owned_by(&pod, &live)) else {

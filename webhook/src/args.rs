@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use kube::Client;
+use membership::guard::reset::OnReset;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
@@ -48,6 +49,10 @@ pub struct Args {
     /// The suspended CronJob from whose template Jobs are made.
     #[arg(long, env = "ETCD_SCALER_CRONJOB")]
     cronjob: String,
+    /// When a release sets the count again that was changed with kubectl scale: refuse, keep or follow;
+    /// the StatefulSet's annotation etcd-scaler.io/on-reset comes first.
+    #[arg(long, env = "ETCD_SCALER_ON_RESET", default_value = "refuse")]
+    on_reset: OnReset,
     /// Where to listen for HTTPS.
     #[arg(long, env = "ETCD_SCALER_LISTEN", default_value = "0.0.0.0:8443")]
     listen: SocketAddr,
@@ -118,6 +123,7 @@ impl Args {
             tls_secret,
             service,
             cronjob,
+            on_reset,
             listen,
             pod_name,
         } = self;
@@ -156,6 +162,7 @@ impl Args {
             events,
             our_image: image,
             hook: format!("system:serviceaccount:{}:{hook_service_account}", target.namespace),
+            on_reset,
         };
         let bundles = Bundles {
             client,

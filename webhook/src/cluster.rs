@@ -14,7 +14,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
 use kube::{Api, Client};
 use membership::names::{RECORD, Target};
-use membership::patch::statefulset;
+use membership::patch::{ownership, statefulset};
 use membership::record::Record;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -82,7 +82,11 @@ impl Cluster {
         let (sender, receiver) = watch::channel(Live::Unknown);
         let config = watcher::Config::default().fields(&format!("metadata.name={}", cluster.args.statefulset));
         let api = cluster.api.clone();
+        let releasing = cluster.clone();
         tokio::spawn(follow(api, config, "the StatefulSet", move |change| {
+            if let Change::Is(object) = &change {
+                releasing.release_count(object);
+            }
             sender.send_replace(match change {
                 Change::Is(object) => Live::Present(Arc::new(value_of(&object))),
                 Change::Gone(_) => Live::Absent,
@@ -196,6 +200,24 @@ impl Cluster {
             }
             tokio::time::sleep(WAKE_AGAIN).await;
         }
+    }
+
+    /// Where a release has the count that was set with `kubectl scale`, both own the field, and Helm 4
+    /// would fail at its next change of it: the scale's ownership goes. The other replica of this
+    /// program does the same, and one of them is told that it came too late.
+    fn release_count(&self, object: &DynamicObject) {
+        let object = serde_json::to_value(object).unwrap_or_default();
+        if !ownership::is_shared(&object) || self.left(&object) {
+            return;
+        }
+        let Some(patch) = ownership::release(&object, false) else { return };
+        let (api, name) = (self.api.clone(), self.args.statefulset.clone());
+        tokio::spawn(async move {
+            match api.patch(&name, &PatchParams::default(), &Patch::<Value>::Json(patch)).await {
+                Ok(_) => info!("a release has the count that was scaled: it owns it alone now"),
+                Err(error) => info!(%error, "the count's ownership was not released, somebody was faster"),
+            }
+        });
     }
 
     async fn wake(&self, how: &str) {

@@ -229,6 +229,11 @@ metadata:
   labels:
     {{- include "etcd-scaler.etcd.selector" . | nindent 4 }}
     app.kubernetes.io/managed-by: {{ .Release.Service }}
+  {{- if ne .Values.onReset "refuse" }}
+  annotations:
+    # With the request itself: the webhook's own flag would change only when its new pods are up.
+    etcd-scaler.io/on-reset: {{ .Values.onReset }}
+  {{- end }}
 spec:
   replicas: {{ int .Values.etcd.replicaCount }}
   serviceName: {{ include "etcd-scaler.etcd.headless" . }}

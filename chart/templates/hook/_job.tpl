@@ -43,6 +43,7 @@ template:
           - --pv-reclaim-policy={{ $root.Values.pv.reclaimPolicy }}
           - --pv-pin={{ $root.Values.pv.pin }}
           - --pv-bound-by-controller={{ $root.Values.pv.boundByController }}
+          - --on-scale-down={{ $root.Values.pv.onScaleDown }}
         env:
           {{- include "etcd-scaler.hook.env" $root | nindent 10 }}
           # Not an argument, so that the launcher can give its own.

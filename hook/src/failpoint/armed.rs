@@ -53,6 +53,7 @@ pub async fn copied(before: Option<&Record>, after: &Record, lease: &Lease) {
         Some(Change::Joining) => at(Failpoint::JoiningCopied, lease).await,
         Some(Change::Member) => at(Failpoint::MemberCopied, lease).await,
         Some(Change::Leaving) => at(Failpoint::LeavingCopied, lease).await,
+        Some(Change::Gone) => at(Failpoint::GoneCopied, lease).await,
         None => {}
     }
 }
@@ -63,6 +64,7 @@ pub async fn recorded(before: Option<&Record>, after: &Record, lease: &Lease) {
         Some(Change::Joining) => at(Failpoint::JoiningRecorded, lease).await,
         Some(Change::Member) => at(Failpoint::MemberRecorded, lease).await,
         Some(Change::Leaving) => at(Failpoint::LeavingRecorded, lease).await,
+        Some(Change::Gone) => at(Failpoint::GoneRecorded, lease).await,
         None => {}
     }
 }
@@ -72,19 +74,21 @@ enum Change {
     Joining,
     Member,
     Leaving,
+    Gone,
 }
 
-/// What a record says of the newcomer that the one before did not. The first record of a cluster
+/// What a record says of a newcomer, or of one that goes, that the one before did not. The first record of a cluster
 /// is no step of a join.
 fn change(before: Option<&Record>, after: &Record) -> Option<Change> {
     let before = before?;
     if before.members.keys().any(|ordinal| after.state(*ordinal).is_none()) {
-        return Some(Change::Leaving);
+        return Some(Change::Gone);
     }
     let (_, changed) = after.members.iter().find(|(ordinal, now)| before.members.get(ordinal) != Some(now))?;
     match changed.state {
         State::Joining => Some(Change::Joining),
         State::Member => Some(Change::Member),
+        State::Leaving => Some(Change::Leaving),
         State::Bootstrapping => None,
     }
 }
@@ -105,6 +109,9 @@ mod tests {
         assert_eq!(change(Some(&three), &joining), Some(Change::Joining));
         assert_eq!(change(Some(&joining), &member), Some(Change::Member));
         assert_eq!(change(Some(&member), &joining), Some(Change::Joining));
-        assert_eq!(change(Some(&joining), &three), Some(Change::Leaving));
+        assert_eq!(change(Some(&joining), &three), Some(Change::Gone));
+        let leaving = three.clone().with(1, Id(2), State::Leaving);
+        assert_eq!(change(Some(&member), &leaving), Some(Change::Leaving));
+        assert_eq!(change(Some(&leaving), &three), Some(Change::Gone));
     }
 }

@@ -39,9 +39,24 @@ pub enum Failpoint {
     /// The newcomer is out of etcd, the record still has it.
     TakenBack,
     /// The Lease's copy of the record does not have it any more, the record does.
-    LeavingCopied,
+    GoneCopied,
     /// The record does not have it any more.
+    GoneRecorded,
+    /// The Lease's copy of the record has a member as leaving, the record does not.
+    LeavingCopied,
+    /// The record has it as leaving.
     LeavingRecorded,
+    /// `move-leader` is about to be sent, but for a last look at the Lease.
+    BeforeMovingLeader,
+    /// Another member leads.
+    LeaderMoved,
+    /// `member remove` of a member that is not wanted any more is about to be sent, but for a last
+    /// look at the Lease.
+    BeforeRemove,
+    /// It is out of etcd, its pod is there.
+    MemberRemoved,
+    /// Its pod is deleted.
+    PodRemoved,
     /// A pod that cannot join as it is was deleted.
     PodRenewed,
 }
@@ -66,7 +81,21 @@ impl Failpoint {
         Self::BeforeValidation,
     ];
     /// Those that a join passes which is taken back, in their order.
-    pub const UNDO: [Self; 4] = [Self::BeforeTakingBack, Self::TakenBack, Self::LeavingCopied, Self::LeavingRecorded];
+    pub const UNDO: [Self; 4] = [Self::BeforeTakingBack, Self::TakenBack, Self::GoneCopied, Self::GoneRecorded];
+    /// Those that every member passes which leads and is not wanted any more, in their order.
+    pub const LEAVE: [Self; 11] = [
+        Self::LeaseTaken,
+        Self::LeavingCopied,
+        Self::LeavingRecorded,
+        Self::BeforeMovingLeader,
+        Self::LeaderMoved,
+        Self::BeforeRemove,
+        Self::MemberRemoved,
+        Self::PodRemoved,
+        Self::GoneCopied,
+        Self::GoneRecorded,
+        Self::BeforeValidation,
+    ];
     /// Where a pod is made again.
     pub const RENEW: [Self; 1] = [Self::PodRenewed];
 
@@ -95,8 +124,15 @@ impl Failpoint {
             Self::BeforeValidation => "before-validation",
             Self::BeforeTakingBack => "before-taking-back",
             Self::TakenBack => "taken-back",
+            Self::GoneCopied => "gone-copied",
+            Self::GoneRecorded => "gone-recorded",
             Self::LeavingCopied => "leaving-copied",
             Self::LeavingRecorded => "leaving-recorded",
+            Self::BeforeMovingLeader => "before-moving-leader",
+            Self::LeaderMoved => "leader-moved",
+            Self::BeforeRemove => "before-remove",
+            Self::MemberRemoved => "member-removed",
+            Self::PodRemoved => "pod-removed",
             Self::PodRenewed => "pod-renewed",
         }
     }

@@ -38,7 +38,7 @@ pub fn may_go(
         Some(member) => Err(refused(
             &format!("its member {} is still in etcd's member list", member.id),
             "A pod that goes before its member is removed costs a vote of the quorum.",
-            "The etcd-scaler Job removes a newcomer that is not wanted any more, and the pod goes then; to keep the member, go back to the count before.",
+            "The etcd-scaler Job removes the member first and the pod goes then; to keep both, go back to the count before.",
         )),
     }
 }
@@ -79,7 +79,7 @@ mod tests {
     fn a_pod_goes_after_its_member_only() {
         assert_eq!(may_go(&puls8(), 3, 3, &answers(3, 3)), Ok(()));
         assert_eq!(may_go(&puls8(), 3, 3, &answers(3, 2)), Ok(()), "a quorum tells");
-        insta::assert_snapshot!(may_go(&puls8(), 3, 3, &answers(4, 4)).unwrap_err(), @"deleting puls8-etcd-3 because StatefulSet puls8/puls8-etcd wants 3 replicas is refused: its member 0000000000000003 is still in etcd's member list. A pod that goes before its member is removed costs a vote of the quorum. The etcd-scaler Job removes a newcomer that is not wanted any more, and the pod goes then; to keep the member, go back to the count before.");
+        insta::assert_snapshot!(may_go(&puls8(), 3, 3, &answers(4, 4)).unwrap_err(), @"deleting puls8-etcd-3 because StatefulSet puls8/puls8-etcd wants 3 replicas is refused: its member 0000000000000003 is still in etcd's member list. A pod that goes before its member is removed costs a vote of the quorum. The etcd-scaler Job removes the member first and the pod goes then; to keep both, go back to the count before.");
     }
 
     #[test]

@@ -4,8 +4,10 @@
 #[path = "world.rs"]
 mod world;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::observed::Volume;
 use proptest::prelude::*;
 use world::{LIMITS, World, stuck};
 
@@ -17,6 +19,8 @@ fn names(steps: &[Step]) -> String {
         let text = format!("{step:?}");
         let ordinal = match step {
             Step::CreateVolume(o) | Step::PinVolume(o, _) | Step::Add(o, _) | Step::Permit(o, ..) => Some(o),
+            Step::FreeVolume(o) | Step::MoveLeader(o, _) | Step::Remove(o, _) | Step::RemovePod(o, _) => Some(o),
+            Step::RemoveClaim(o, _) => Some(o),
             Step::Settle(o, _)
             | Step::Swap(o, _)
             | Step::Promote(o, _)
@@ -273,7 +277,7 @@ fn the_count_may_follow_a_member_that_was_removed_by_hand_and_it_may_join_again(
     let last = world.run().pop().unwrap();
     assert!(matches!(&last, Step::Fail(why) if why.contains("--set etcd.replicaCount=3")), "{last:?}");
     world.desired = 3;
-    assert_eq!(names(&world.run()), "Record, Done");
+    assert_eq!(names(&world.run()), "RemovePod 3, Record, Done");
     world.desired = 4;
     assert_eq!(world.run().pop(), Some(Step::Done));
     assert_eq!(voters(&world), [0, 1, 2, 3]);
@@ -290,6 +294,106 @@ fn a_pod_that_was_let_go_by_nobody_is_made_again() {
     assert_eq!(world.run().pop(), Some(Step::Done));
 }
 
+#[test]
+fn five_become_three_the_highest_first() {
+    let mut world = World::settled(5);
+    world.desired = 3;
+    world.leader = Some(world.members[&3].id);
+    world.claims = BTreeMap::from([(3, "u3".into()), (4, "u4".into())]);
+    insta::assert_snapshot!(names(&world.run()), @"Record, Remove 4, RemovePod 4, Record, Record, MoveLeader 0, Remove 3, RemovePod 3, Record, RemoveClaim 4, RemoveClaim 3, Done");
+    assert_eq!(voters(&world), [0, 1, 2]);
+    assert!(world.pods.keys().copied().eq(0..3) && world.claims.is_empty());
+}
+
+#[test]
+fn two_become_one_that_leads() {
+    let mut world = World::settled(2);
+    world.desired = 1;
+    world.leader = Some(world.members[&1].id);
+    insta::assert_snapshot!(names(&world.run()), @"Record, MoveLeader 0, Remove 1, RemovePod 1, Record, Done");
+}
+
+#[test]
+fn sick_ones_may_go_and_are_not_waited_for_but_those_that_stay_are() {
+    let mut world = World::settled(5);
+    world.desired = 3;
+    world.broken = vec![3, 4];
+    world.serving.retain(|ordinal, _| *ordinal < 3);
+    assert_eq!(world.run().pop(), Some(Step::Done));
+    let mut world = World::settled(4);
+    world.desired = 3;
+    world.broken = vec![1];
+    world.serving.remove(&1);
+    let last = world.run().pop().unwrap();
+    assert!(matches!(&last, Step::Wait(what) if what.contains("puls8-etcd-1 does not answer")), "{last:?}");
+    assert_eq!(world.members.len(), 4);
+}
+
+#[test]
+fn who_is_wanted_again_stays_or_joins_anew() {
+    for already_removed in [false, true] {
+        let mut world = World::settled(4);
+        world.desired = 3;
+        world.settle();
+        world.apply(&world.next());
+        assert_eq!(world.record.as_ref().unwrap().state(3), Some(State::Leaving));
+        let before = world.members[&3].id;
+        if already_removed {
+            world.apply(&world.next());
+        }
+        world.desired = 4;
+        assert_eq!(world.run().pop(), Some(Step::Done));
+        assert_eq!(voters(&world), [0, 1, 2, 3]);
+        assert_eq!(world.members[&3].id == before, !already_removed);
+    }
+}
+
+#[test]
+fn a_member_that_its_image_added_again_is_removed_again() {
+    let mut world = World::settled(4);
+    world.desired = 3;
+    for expected in ["Record", "Remove 3", "RemovePod 3"] {
+        let step = world.next();
+        assert_eq!(names(std::slice::from_ref(&step)), expected);
+        world.apply(&step);
+    }
+    let id = world.fresh();
+    world.members.insert(3, world::Sim { id, learner: false, started: true });
+    assert_eq!(world.run().pop(), Some(Step::Done));
+    assert_eq!(voters(&world), [0, 1, 2]);
+}
+
+#[test]
+fn a_pod_on_a_dead_node_is_not_waited_for() {
+    let mut world = World::settled(4);
+    world.desired = 3;
+    for _ in 0..2 {
+        world.apply(&world.next());
+    }
+    let pod = world.pods.get_mut(&3).unwrap();
+    pod.terminating = true;
+    assert!(matches!(world.next(), Step::Wait(what) if what.contains("puls8-etcd-3 to end")));
+    world.pods.get_mut(&3).unwrap().overdue = true;
+    assert!(matches!(world.next(), Step::Record(..)));
+}
+
+#[test]
+fn stopped_nothing_is_done() {
+    let mut world = World::settled(3);
+    world.desired = 0;
+    assert_eq!(world.next(), Step::Done);
+}
+
+#[test]
+fn a_volume_that_is_kept_for_an_earlier_claim_is_freed() {
+    let mut world = World::settled(3);
+    world.desired = 4;
+    let volume = Volume { stale: true, bound: false, ..world::settled_volume() };
+    world.volumes.insert(3, volume);
+    assert_eq!(world.next(), Step::FreeVolume(3));
+    assert_eq!(world.run().pop(), Some(Step::Done));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -299,12 +403,11 @@ proptest! {
     #[test]
     fn killed_anywhere_it_ends_the_same(
         from in 1u32..=5,
-        wishes in prop::collection::vec((0u32..=3, 0usize..12, 0u8..4), 1..5),
+        wishes in prop::collection::vec((1u32..=7, 0usize..14, 0u8..5), 1..6),
     ) {
         let mut world = World::settled(from);
-        for (more, steps, fault) in wishes {
-            // Never below what is a member now: scale-down is refused in this version.
-            world.desired = (voters(&world).len() as u32 + more).min(7);
+        for (wish, steps, fault) in wishes {
+            world.desired = wish;
             for _ in 0..steps {
                 world.settle();
                 let step = world.next();
@@ -319,6 +422,7 @@ proptest! {
                     world.record = world.record.map(|record| record.without(last));
                 }
                 3 => world.joining_for = Some(Duration::from_secs(61)),
+                4 => world.leader = Some(world.members[&last].id),
                 _ => {}
             }
         }
@@ -326,7 +430,9 @@ proptest! {
         prop_assert_eq!(world.run().pop(), Some(Step::Done));
         prop_assert_eq!(voters(&world), (0..world.desired).collect::<Vec<_>>());
         let record = world.record.unwrap();
-        prop_assert!((0..world.desired).all(|ordinal| record.state(ordinal) == Some(State::Member)));
+        prop_assert!(record.members.keys().copied().eq(0..world.desired));
+        prop_assert!(record.members.values().all(|recorded| recorded.state == State::Member));
+        prop_assert!(world.pods.keys().copied().eq(0..world.desired));
     }
 }
 

@@ -38,6 +38,10 @@ pub(super) struct World {
     pub broken: Vec<Ordinal>,
     pub joining_for: Option<Duration>,
     pub rollout: Option<String>,
+    /// Who leads, while it serves.
+    pub leader: Option<Id>,
+    /// The claims of ordinals that are not wanted, where they are to go.
+    pub claims: BTreeMap<Ordinal, String>,
     next: u64,
 }
 
@@ -56,6 +60,8 @@ impl World {
             broken: Vec::new(),
             joining_for: None,
             rollout: None,
+            leader: None,
+            claims: BTreeMap::new(),
             next: 100,
         };
         let mut record = Record::new(CLUSTER);
@@ -93,12 +99,14 @@ impl World {
 
     /// What the controllers and the members do by themselves.
     pub(super) fn settle(&mut self) {
-        self.pods.retain(|&ordinal, _| ordinal < self.desired);
+        // The controller deletes nobody here, as if the webhook were away: the run has to.
+        self.pods.retain(|_, pod| !pod.terminating);
         for ordinal in 0..self.desired {
             self.volumes.entry(ordinal).or_insert_with(|| Volume { claimed: true, ours: true, ..Volume::default() });
             if !self.pods.contains_key(&ordinal) {
-                let member = self.record.as_ref().and_then(|record| record.state(ordinal)) == Some(State::Member);
-                self.make_pod(ordinal, !member);
+                let state = self.record.as_ref().and_then(|record| record.state(ordinal));
+                let ordinary = matches!(state, Some(State::Member | State::Leaving));
+                self.make_pod(ordinal, !ordinary);
             }
         }
         self.serving.retain(|ordinal, id| {
@@ -136,12 +144,14 @@ impl World {
         let up = self.members.iter().filter(|(o, m)| !m.learner && self.serving.contains_key(o)).map(|(_, m)| m.id);
         let up: Vec<Id> = up.collect();
         let quorum = up.len() >= crate::quorum::quorum(voters);
-        let answers = (0..self.desired.max(self.members.len() as u32)).map(|ordinal| {
+        let leader = self.leader.filter(|id| up.contains(id)).or_else(|| up.first().copied());
+        let last = self.members.keys().next_back().map_or(0, |last| last + 1);
+        let answers = (0..self.desired.max(last)).map(|ordinal| {
             let serves = self.serving.get(&ordinal).filter(|_| quorum);
             let answer = serves.map(|&id| Answer {
                 member: id,
                 cluster: CLUSTER,
-                leader: up.first().copied(),
+                leader,
                 learner: self.members[&ordinal].learner,
                 version: "3.6.16".into(),
                 revision: 10,
@@ -161,6 +171,7 @@ impl World {
             answers: answers.collect(),
             pods: self.pods.clone(),
             volumes: self.volumes.clone(),
+            claims: self.claims.clone(),
             joining_for: self.joining_for,
         }
     }
@@ -228,6 +239,35 @@ impl World {
             Step::Renew(ordinal, uid, _) => {
                 assert!(uid_is(&self.pods, ordinal, uid) && !self.serving.contains_key(ordinal));
                 self.pods.remove(ordinal);
+            }
+            Step::MoveLeader(heir, from) => {
+                assert!(*heir < self.desired, "it stays");
+                assert_eq!(self.observe().agreed().unwrap().leader, Some(*from));
+                self.leader = Some(self.members[heir].id);
+            }
+            Step::Remove(ordinal, id) => {
+                assert!(*ordinal >= self.desired, "only who is not wanted");
+                assert_eq!(self.members.keys().next_back(), Some(ordinal), "the highest first");
+                assert_ne!(self.observe().agreed().unwrap().leader, Some(*id), "it leads");
+                assert_eq!(self.record.as_ref().unwrap().state(*ordinal), Some(State::Leaving), "said first");
+                assert_eq!(self.members.remove(ordinal).unwrap().id, *id);
+                self.serving.remove(ordinal);
+                let voters = self.members.values().filter(|member| !member.learner).count();
+                let serving = self.members.iter().filter(|(o, m)| !m.learner && self.serving.contains_key(o));
+                assert!(serving.count() >= crate::quorum::quorum(voters), "invariant 2");
+            }
+            Step::RemovePod(ordinal, uid) => {
+                assert!(uid_is(&self.pods, ordinal, uid) && *ordinal >= self.desired);
+                assert!(!self.members.contains_key(ordinal), "invariant 3: its member goes first");
+                self.pods.get_mut(ordinal).unwrap().terminating = true;
+            }
+            Step::FreeVolume(ordinal) => {
+                let volume = self.volumes.get_mut(ordinal).unwrap();
+                (volume.stale, volume.bound) = (false, true);
+            }
+            Step::RemoveClaim(ordinal, uid) => {
+                assert!(!self.members.contains_key(ordinal) && !self.pods.contains_key(ordinal));
+                assert_eq!(self.claims.remove(ordinal).as_ref(), Some(uid));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A pod of the StatefulSet that is being created: what is written into it by its ordinal's state.
 //!
-//! `member`: ordinary; a plain etcd gets an initial cluster that names only itself, so that a lost
+//! `member`, `leaving`: ordinary; a plain etcd gets an initial cluster that names only itself, so that a lost
 //! disk refuses to start instead of coming back empty under a live ID. `bootstrapping`: untouched.
 //! Any other ordinal: a joiner, held by the init container `admit` until the Job permits it.
 
@@ -36,7 +36,7 @@ pub fn patch(pod: &Value, statefulset: &Value, target: &Target, our_image: &str)
         return untouched;
     };
     match record.state(ordinal) {
-        Some(State::Member) => Ok(member(pod, ordinal, target)),
+        Some(State::Member | State::Leaving) => Ok(member(pod, ordinal, target)),
         Some(State::Bootstrapping) => untouched,
         Some(State::Joining) | None => joiner(pod, ordinal, &record, target, our_image),
     }

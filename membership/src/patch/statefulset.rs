@@ -13,10 +13,11 @@ use std::collections::BTreeMap;
 use json_patch::Patch;
 use serde_json::{Map, Value};
 
-use super::{Edit, annotation, env, get, text};
-use crate::names::{KEPT_PARTITION, LEAVING, LEFT, Ordinal, RECORD, Target};
+use super::{Edit, annotation, env, get, ownership, text};
+use crate::guard::reset::OnReset;
+use crate::names::{KEPT_PARTITION, LEAVING, LEFT, ON_RESET, Ordinal, RECORD, SCALED_TO, STOP, Target};
 use crate::observed::{self, Answered};
-use crate::record::{ParseRecordError, Record, State};
+use crate::record::{ParseRecordError, Record};
 
 /// `spec.replicas`, 1 where it is absent as the API server has it.
 #[must_use]
@@ -49,6 +50,25 @@ pub fn managed_of(object: &Value, target: &Target) -> Map<String, Value> {
 #[must_use]
 pub fn left(object: &Value) -> Option<&str> {
     annotation(object, LEFT)
+}
+
+/// What its chart says of a count that was set through `statefulsets/scale`; one that cannot be
+/// understood refuses.
+#[must_use]
+pub fn on_reset(object: &Value) -> Option<OnReset> {
+    annotation(object, ON_RESET).map(|text| text.parse().unwrap_or_default())
+}
+
+/// Whether a person said that 0 replicas are meant: all members stop and none is removed.
+#[must_use]
+pub fn may_stop(object: &Value) -> bool {
+    annotation(object, STOP) == Some("true")
+}
+
+/// Whether the claim of a pod that is scaled away goes with it.
+#[must_use]
+pub fn deletes_claims(object: &Value) -> bool {
+    text(object, &["spec", "persistentVolumeClaimRetentionPolicy", "whenScaled"]) == Some("Delete")
 }
 
 /// A roll-out that is under way, in a sentence; `None` when there is none.
@@ -117,7 +137,7 @@ pub fn behind(object: &Value) -> Option<String> {
 #[must_use]
 pub fn lives(record: &Record, target: &Target, answers: &BTreeMap<Ordinal, Answered>) -> bool {
     let Ok(agreed) = observed::agreed(target, answers) else { return false };
-    let mut settled = record.members.values().filter(|recorded| recorded.state != State::Joining);
+    let mut settled = record.members.values().filter(|recorded| recorded.state.is_settled());
     agreed.cluster == record.cluster
         && settled.all(|recorded| agreed.members.iter().any(|member| member.id == recorded.id))
 }
@@ -173,6 +193,15 @@ fn as_stored(template: Value) -> Value {
     }
 }
 
+/// The update with the live count instead of the release's, which is noted, and what makes it so.
+#[must_use]
+pub fn keep_count(old: &Value, new: &Value) -> (Value, Patch) {
+    let mut edit = Edit::new(new);
+    edit.set(&["spec", "replicas"], replicas(old).into());
+    edit.set(&["metadata", "annotations", SCALED_TO], replicas(old).to_string().into());
+    (edit.object.clone(), edit.finish())
+}
+
 /// One update of the target, as it was asked for.
 pub struct Update<'a> {
     old: &'a Value,
@@ -180,6 +209,8 @@ pub struct Update<'a> {
     target: &'a Target,
     /// The record annotation's value after this update.
     record: Option<&'a str>,
+    /// A release asks, with the count that it has.
+    declared: bool,
 }
 
 impl<'a> Update<'a> {
@@ -205,7 +236,24 @@ impl<'a> Update<'a> {
                 ));
             }
         }
-        Ok(Self { old, new, target, record })
+        Ok(Self { old, new, target, record, declared: false })
+    }
+
+    /// The same, asked for by this field manager.
+    #[must_use]
+    pub fn by(mut self, manager: &str) -> Self {
+        self.declared = ownership::is_declared(manager);
+        self
+    }
+
+    /// Whether a release sets the count again that was changed with `statefulsets/scale` since.
+    #[must_use]
+    pub fn is_reset(&self) -> bool {
+        self.declared && self.changes_count() && ownership::is_scaled(self.old)
+    }
+
+    fn changes_count(&self) -> bool {
+        replicas(self.old) != replicas(self.new)
     }
 
     /// The record as it stands after this update.
@@ -226,6 +274,11 @@ impl<'a> Update<'a> {
     #[must_use]
     pub fn patch(&self) -> Patch {
         let mut edit = Edit::new(self.new);
+        // Somebody else's word, or the release has the count itself now.
+        let noted = annotation(self.old, SCALED_TO);
+        if noted.is_some() && annotation(self.new, SCALED_TO) == noted && (self.changes_count() || self.declared) {
+            edit.remove(&["metadata", "annotations", SCALED_TO]);
+        }
         if let Some(record) = self.record {
             edit.set(&["metadata", "annotations", RECORD], record.into());
         }

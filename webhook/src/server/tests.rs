@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::body::{Body, to_bytes};
+use membership::guard::reset::OnReset;
 use membership::observed::{Answer, Answered, ListedMember};
 use membership::record::{Id, Record, State as Recorded};
 use serde_json::{Value, json};
@@ -72,6 +73,7 @@ fn bench(health: Option<BTreeMap<u32, Answered>>) -> Bench {
         events: Events::new(&client, &args(), "pod".into()),
         our_image: "etcd-scaler:1".into(),
         hook: HOOK.into(),
+        on_reset: OnReset::default(),
     };
     let readiness = Arc::new(Readiness::default());
     Bench { api, router: router(admission, readiness.clone()), readiness }
@@ -165,7 +167,7 @@ async fn a_dry_run_is_answered_the_same_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn every_change_through_scale_is_refused_in_this_version() {
+async fn a_scale_is_decided_as_an_update_is() {
     let bench = bench(Some(answers()));
     // A Scale of 0 has no count at all.
     let scale = |spec: Value| {
@@ -177,10 +179,40 @@ async fn every_change_through_scale_is_refused_in_this_version() {
             json!({ "spec": spec }),
         )
     };
-    for spec in [json!({ "replicas": 4 }), json!({ "replicas": 2 }), json!({})] {
+    for spec in [json!({ "replicas": 8 }), json!({})] {
         assert_eq!(bench.ask("/validate", scale(spec)).await["status"]["code"], 403);
     }
-    assert_eq!(bench.ask("/validate", scale(json!({ "replicas": 3 }))).await["allowed"], true);
+    for count in 2..=4 {
+        assert_eq!(bench.ask("/validate", scale(json!({ "replicas": count }))).await["allowed"], true);
+    }
+}
+
+#[tokio::test]
+async fn a_release_that_sets_a_scaled_count_back_is_refused_kept_or_followed() {
+    let bench = bench(Some(answers()));
+    let ask = |manager: &str, on_reset: Option<&str>| {
+        let mut review = helm(2);
+        let request = &mut review["request"];
+        request["options"] =
+            json!({ "kind": "UpdateOptions", "apiVersion": "meta.k8s.io/v1", "fieldManager": manager });
+        request["oldObject"]["metadata"]["managedFields"] = json!([
+            { "manager": "kubectl", "operation": "Update", "subresource": "scale", "apiVersion": "apps/v1",
+              "fieldsType": "FieldsV1", "fieldsV1": { "f:spec": { "f:replicas": {} } } }
+        ]);
+        if let Some(value) = on_reset {
+            request["object"]["metadata"]["annotations"]["etcd-scaler.io/on-reset"] = json!(value);
+        }
+        review
+    };
+    let refused = bench.ask("/mutate", ask("helm", None)).await;
+    assert!(refused["status"]["message"].as_str().unwrap().contains("were set with kubectl scale"), "{refused}");
+    let kept = bench.ask("/mutate", ask("helm", Some("keep"))).await;
+    let first = json!({ "op": "add", "path": "/spec/replicas", "value": 3 });
+    assert!(kept["patch"].as_array().unwrap().contains(&first), "{kept}");
+    assert_eq!(kept["warnings"].as_array().map(Vec::len), Some(1), "{kept}");
+    for (manager, on_reset) in [("helm", Some("follow")), ("kubectl-edit", None), ("gitops", None)] {
+        assert_eq!(bench.ask("/mutate", ask(manager, on_reset)).await["allowed"], true);
+    }
 }
 
 #[tokio::test]
