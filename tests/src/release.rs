@@ -64,7 +64,8 @@ pub struct Release {
     pub images: Images,
     /// Where its volumes come from.
     pub storage: Storage,
-    helm: Helm,
+    /// Which Helm installs it.
+    pub helm: Helm,
     /// Tells this run's directories from those of a run that was killed: on kept data a new
     /// installation would be the old cluster.
     run: i64,

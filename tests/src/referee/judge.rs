@@ -415,7 +415,7 @@ impl<'a> Court<'a> {
         let recorded = |at| {
             let record = self.record(at)?;
             let its = &record["members"][ordinal.to_string()];
-            let served = its["state"] == "member" || its["state"] == "bootstrapping";
+            let served = ["member", "bootstrapping", "leaving"].iter().any(|state| its["state"] == *state);
             its["id"].as_str().filter(|_| served)?.parse::<Id>().ok()
         };
         // As it is now, and was before: not written or taken back only just.

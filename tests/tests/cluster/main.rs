@@ -10,4 +10,5 @@ mod recreated;
 mod referee;
 mod refusals;
 mod rollout;
+mod ways;
 mod webhook_down;

@@ -1,0 +1,97 @@
+//! A member that leads is not wanted any more, and harm is done at every failpoint on its way out.
+
+use anyhow::{Context, ensure};
+use tests::failpoints::Failpoint;
+use tests::load::Load;
+use tests::process::until;
+use tests::release::{Helm, Release};
+use tests::scenario;
+
+use crate::kills::{Harm, nobody_is_held, stayed, webhook_is_ready};
+
+type Result = anyhow::Result<()>;
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn the_job_killed_at_every_failpoint_of_a_scale_down() -> Result {
+    at_every_failpoint("leave-job", Harm::JobKilled).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn its_pod_deleted_at_every_failpoint_of_a_scale_down() -> Result {
+    at_every_failpoint("leave-pod", Harm::PodDeleted).await
+}
+
+#[tokio::test]
+#[ignore = "needs the test bed: make test-all"]
+async fn its_node_and_the_job_killed_at_every_failpoint_of_a_scale_down() -> Result {
+    at_every_failpoint("leave-both", Harm::NodeAndJobKilled).await
+}
+
+async fn at_every_failpoint(name: &str, harm: Harm) -> Result {
+    let mut release = Release::of(name, Helm::V4);
+    release.images.scaler = release.images.failpoints.clone();
+    let scenario = async |release: &Release| {
+        release.install(2, &[]).await?;
+        Load::start(release).await?;
+        for point in Failpoint::LEAVE {
+            release.upgrade(3, &[]).await?;
+            leaves(release, point, harm).await.with_context(|| format!("{harm:?} at {}", point.name()))?;
+            release.say(&format!("3 → 2, {harm:?} at {}: the same", point.name()));
+        }
+        Ok(())
+    };
+    if harm.needs_nodes() {
+        scenario::run_alone(release, scenario).await
+    } else {
+        scenario::run_on(release, scenario).await
+    }
+}
+
+async fn leaves(release: &Release, point: Failpoint, harm: Harm) -> Result {
+    webhook_is_ready(release).await?;
+    let mut staying = release.pods().await?;
+    staying.remove(&release.pod(2));
+    let job = release.stopping_job(&format!("leave-{}", point.name()), &[Failpoint::LeaseTaken, point]).await?;
+    job.reached(Failpoint::LeaseTaken).await?;
+    leads(release, 2).await?;
+    release.upgrade(2, &["--no-hooks"]).await?;
+    if point != Failpoint::LeaseTaken {
+        job.go_on().await?;
+        job.reached(point).await?;
+    }
+    // Its pod may be gone already.
+    let pod = release.kubectl(&["get", "pod", &release.pod(2), "--ignore-not-found", "-o", "name"]).await?;
+    if pod.is_empty() && harm != Harm::JobKilled {
+        job.go_on().await?;
+    } else {
+        harm.done(release, &job, 2).await?;
+    }
+    release.job(&format!("leave-{}-again", point.name())).await?.done().await?;
+    release.is_settled(2).await?;
+    release.names_peers(2).await?;
+    stayed(release, &staying).await?;
+    nobody_is_held(release, 2).await
+}
+
+/// Has a member lead.
+async fn leads(release: &Release, ordinal: usize) -> Result {
+    let members = release.members().await?;
+    let id = &members.iter().find(|member| member.name == release.pod(ordinal)).context("no such member")?.id;
+    until("it leads", std::time::Duration::from_secs(30), async || {
+        let status = release.etcdctl(&["endpoint", "status", "--cluster", "-w", "json"]).await?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        let all = status.as_array().context("no status")?;
+        let leader = all.iter().find(|it| it["Status"]["leader"] == it["Status"]["header"]["member_id"]);
+        let leader = leader.context("nobody leads")?["Status"]["leader"].as_u64().context("no ID")?;
+        if format!("{leader:016x}") == *id {
+            return Ok(());
+        }
+        let from = members.iter().position(|member| member.id == format!("{leader:016x}")).context("a stranger")?;
+        release.etcdctl_in(from, &["move-leader", id]).await?;
+        ensure!(false, "asked for just now");
+        Ok(())
+    })
+    .await
+}

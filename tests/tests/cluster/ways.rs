@@ -1,0 +1,218 @@
+//! Every way to change the count, up and down: the same safe ending.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+use tests::load::Load;
+use tests::members::Pod;
+use tests::process::{run, until};
+use tests::release::{Helm, Ran, Release, now};
+use tests::scenario;
+
+type Result = anyhow::Result<()>;
+
+/// The launcher's pause, a Job's start, and 20 s for each of six members on a busy machine.
+const SETTLED: Duration = Duration::from_secs(240);
+
+/// How the count is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// `helm upgrade`.
+    Helm,
+    /// `kubectl scale`.
+    Scale,
+    /// Server-side apply by another manager, as GitOps controllers do.
+    Apply,
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test"]
+async fn up_and_down_by_each_way_the_cluster_ends_well() -> Result {
+    scenario::run("ways", Helm::V4, async |release| {
+        release.install(3, &[]).await?;
+        let load = Load::start(release).await?;
+        let rows = [(Way::Scale, 4), (Way::Helm, 3), (Way::Apply, 5), (Way::Scale, 3), (Way::Helm, 1), (Way::Scale, 2)];
+        rows_of(release, &load, 3, &rows, &[]).await
+    })
+    .await
+}
+
+/// One change after the other, on one release.
+pub async fn rows_of(
+    release: &Release,
+    load: &Load<'_>,
+    from: usize,
+    rows: &[(Way, usize)],
+    options: &[&str],
+) -> Result {
+    let (mut count, mut last) = (from, Way::Helm);
+    for &(way, to) in rows {
+        // The release has another count since somebody else has changed it: its own is to win.
+        let mut options = [options, &["--set", "onReset=follow"]].concat();
+        if last == Way::Apply && release.helm == Helm::V4 {
+            options.push("--force-conflicts");
+        }
+        row(release, load, way, count, to, &options).await.with_context(|| format!("{count} → {to} by {way:?}"))?;
+        (count, last) = (to, way);
+    }
+    Ok(())
+}
+
+/// One change under load, and everything that is promised about it.
+async fn row(release: &Release, load: &Load<'_>, way: Way, from: usize, to: usize, options: &[&str]) -> Result {
+    let staying: BTreeMap<String, Pod> = release.pods().await?.into_iter().take(from.min(to)).collect();
+    ensure!(staying.len() == from.min(to), "pods before: {staying:?}");
+    let ran = change(release, way, to, options).await?;
+    only_these(release, to).await?;
+    release.is_settled(to).await?;
+    release.names_peers(to).await?;
+    release.kept(&staying).await?;
+    let counts = load.lost_nothing(to, &ran).await?;
+    release.say(&format!(
+        "ROW | {from} → {to} | {way:?} | {:?} | {:?} | {:.1} s | longest stall {} ms",
+        release.helm,
+        release.storage,
+        ran.seconds(),
+        counts["window"]["longest_stall_ms"]
+    ));
+    Ok(())
+}
+
+/// Asks for a count, and waits until the cluster has it.
+///
+/// # Errors
+/// When it is refused, or does not come.
+pub async fn change(release: &Release, way: Way, to: usize, options: &[&str]) -> anyhow::Result<Ran> {
+    let from = now();
+    let ended = match way {
+        Way::Helm => return release.upgrade(to, options).await,
+        Way::Scale => scale(release, to).await?,
+        Way::Apply => {
+            let set = json!({
+                "apiVersion": "apps/v1", "kind": "StatefulSet",
+                "metadata": { "name": release.statefulset(), "namespace": release.namespace },
+                "spec": { "replicas": to },
+            });
+            let apply = ["apply", "--server-side", "--force-conflicts", "--field-manager=gitops", "-f", "-"];
+            run("kubectl", apply, &set.to_string(), Duration::from_secs(30)).await?
+        }
+    };
+    let ended = ended.clone().ok().map(|_| ended)?;
+    until("the cluster has the new count", SETTLED, async || {
+        only_these(release, to).await?;
+        release.is_settled(to).await
+    })
+    .await?;
+    Ok(Ran { ended, from, to: now() })
+}
+
+/// `kubectl scale`, however it ends.
+pub async fn scale(release: &Release, to: usize) -> anyhow::Result<tests::process::Ended> {
+    let (set, replicas) = (format!("statefulset/{}", release.statefulset()), format!("--replicas={to}"));
+    let scale = ["-n", &release.namespace, "scale", &set, &replicas];
+    run("kubectl", scale, "", Duration::from_secs(30)).await
+}
+
+/// That there are the pods of these ordinals and no other.
+async fn only_these(release: &Release, count: usize) -> Result {
+    let pods: Vec<String> = release.pods().await?.into_keys().collect();
+    let expected: Vec<String> = (0..count).map(|ordinal| release.pod(ordinal)).collect();
+    ensure!(pods == expected, "the pods are {pods:?}");
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test"]
+async fn a_release_does_not_set_a_scaled_count_back_unasked_with_helm_4() -> Result {
+    scenario::run("reset", Helm::V4, reset).await
+}
+
+/// What a release may do with a count that was set with `kubectl scale` since.
+pub async fn reset(release: &Release) -> Result {
+    release.install(1, &[]).await?;
+    change(release, Way::Scale, 2, &[]).await?;
+    let refused = release.try_upgrade(1, &[]).await?.refused()?;
+    for part in ["from 2 to 1 is refused", "--set etcd.replicaCount=2", "onReset=follow", "onReset=keep"] {
+        ensure!(refused.contains(part), "{part:?} is not in:\n{refused}");
+    }
+    only_these(release, 2).await?;
+    release.is_settled(2).await?;
+    // With the live count the release has it again, and may change it again.
+    release.upgrade(2, &[]).await?;
+    release.upgrade(3, &[]).await?;
+    release.is_settled(3).await?;
+    change(release, Way::Scale, 2, &[]).await?;
+    for _ in 0..2 {
+        release.upgrade(3, &["--set", "onReset=keep"]).await?;
+        only_these(release, 2).await?;
+        release.is_settled(2).await?;
+    }
+    release.upgrade(3, &["--set", "onReset=follow"]).await?;
+    only_these(release, 3).await?;
+    release.is_settled(3).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test"]
+async fn stopped_and_started_it_is_the_same_cluster() -> Result {
+    scenario::run("stop", Helm::V4, async |release| {
+        release.install(3, &[]).await?;
+        let (record, members) = (release.record().await?, release.members().await?);
+        release.etcdctl(&["put", "traffic/903/0000000000", "kept"]).await?;
+        let refused = scale(release, 0).await?;
+        ensure!(!refused.success && refused.stderr.contains("etcd-scaler.io/stop=true"), "{}", refused.printed());
+        release.say(refused.stderr.trim());
+        let set = release.statefulset();
+        release.kubectl(&["annotate", "statefulset", &set, "etcd-scaler.io/stop=true"]).await?;
+        scale(release, 0).await?.ok()?;
+        until("all pods are gone", SETTLED, async || only_these(release, 0).await).await?;
+        ensure!(release.record().await? == record, "the record changed");
+        let two = scale(release, 2).await?;
+        ensure!(!two.success && two.stderr.contains("stopped with 3 members"), "{}", two.printed());
+        scale(release, 3).await?.ok()?;
+        until("it is back", SETTLED, async || release.is_settled(3).await).await?;
+        ensure!(release.members().await? == members && release.record().await? == record, "other members");
+        let value = release.etcdctl(&["get", "traffic/903/0000000000", "--print-value-only"]).await?;
+        ensure!(value.trim() == "kept", "the key is {value:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test"]
+async fn the_claim_of_a_removed_member_is_kept_or_deleted_as_the_value_says() -> Result {
+    scenario::run("claims", Helm::V4, async |release| {
+        let delete = ["--set", "pv.onScaleDown=delete"];
+        release.install(2, &[]).await?;
+        let claim = format!("data-{}", release.pod(1));
+        let objects = async || {
+            let claims = release.kubectl(&["get", "pvc", &claim, "--ignore-not-found", "-o", "name"]).await?;
+            let volumes =
+                release.kubectl(&["get", "pv", &release.volume(1), "--ignore-not-found", "-o", "name"]).await?;
+            anyhow::Ok((!claims.is_empty(), !volumes.is_empty()))
+        };
+        release.upgrade(1, &[]).await?;
+        ensure!(objects().await? == (true, true), "not kept");
+        // What lies there is a removed member's: set aside.
+        release.upgrade(2, &[]).await?;
+        release.is_settled(2).await?;
+        release.upgrade(1, &delete).await?;
+        until("claim and volume are gone", SETTLED, async || {
+            ensure!(objects().await? == (false, false), "{:?}", objects().await?);
+            Ok(())
+        })
+        .await?;
+        release.upgrade(2, &delete).await?;
+        release.is_settled(2).await?;
+        // Deleted by hand, the volume waits for a claim that is no more.
+        release.upgrade(1, &[]).await?;
+        release.kubectl(&["delete", "pvc", &claim]).await?;
+        ensure!(objects().await? == (false, true), "the volume went too");
+        release.upgrade(2, &[]).await?;
+        release.is_settled(2).await
+    })
+    .await
+}
