@@ -14,7 +14,7 @@ use crate::names::Ordinal;
 use crate::names::{MOST_MEMBERS, STOP, Target};
 use crate::observed::{Answer, Answered, agreed};
 use crate::quorum::quorum;
-use crate::record::{ParseRecordError, Record};
+use crate::record::{ParseRecordError, Record, State};
 
 /// How old an observation may be; older is unknown.
 pub const MAX_AGE: Duration = Duration::from_secs(10);
@@ -91,7 +91,7 @@ pub fn decide(change: &Change<'_>) -> Decision {
     // An update whose count equals the live one is a repair, or has nothing to do with scaling: a
     // sick etcd must not refuse its cure.
     if change.old == change.new {
-        return Decision::Admit { warnings: Vec::new() };
+        return change.rolls_during_a_join().unwrap_or(Decision::Admit { warnings: Vec::new() });
     }
     match change.obstacle() {
         Some(refusal) => refusal,
@@ -100,6 +100,29 @@ pub fn decide(change: &Change<'_>) -> Decision {
 }
 
 impl Change<'_> {
+    /// Another template while a member is in etcd's list and not yet, or no longer, one of them: its
+    /// roll-out would restart the others meanwhile. A newcomer that only waits is not in the list: its
+    /// image may be mended.
+    fn rolls_during_a_join(&self) -> Option<Decision> {
+        let Self { target, .. } = self;
+        let Some(Ok(record)) = self.record.as_ref().filter(|_| self.changes_template) else { return None };
+        let (ordinal, recorded) =
+            record.members.iter().find(|(_, it)| [State::Joining, State::Leaving].contains(&it.state))?;
+        let (pod, id) = (target.pod(*ordinal), recorded.id);
+        let (does, way_out) = match recorded.state {
+            State::Leaving => ("leaving", "it is out within seconds"),
+            _ => ("joining", "it is a member, or taken back, within hook.joinDeadlineSeconds"),
+        };
+        Some(self.refuse(
+            &format!("{pod} is {does} etcd (member {id})"),
+            "A change of the pod template restarts the other members meanwhile.",
+            &format!(
+                "Ask again when the scale has ended: {way_out}. See kubectl -n {} get events --field-selector involvedObject.name={}.",
+                target.namespace, target.statefulset
+            ),
+        ))
+    }
+
     fn obstacle(&self) -> Option<Decision> {
         let Self { new, old, target, .. } = self;
         if *new == 0 {

@@ -323,6 +323,22 @@ fn an_equal_count_is_admitted_whatever_else() {
 }
 
 #[test]
+fn another_template_while_a_member_joins_or_leaves() {
+    let with = |state: Option<State>, changes_template| {
+        from_three_to(4).with(|case| {
+            (case.old, case.changes_template) = (4, changes_template);
+            case.record = Some(Ok(state.map_or(verified(3), |state| verified(3).with(3, id(3), state))));
+        })
+    };
+    insta::assert_snapshot!(with(Some(State::Joining), true).refused(), @"this change of StatefulSet puls8/puls8-etcd is refused: puls8-etcd-3 is joining etcd (member 0000000000000013). A change of the pod template restarts the other members meanwhile. Ask again when the scale has ended: it is a member, or taken back, within hook.joinDeadlineSeconds. See kubectl -n puls8 get events --field-selector involvedObject.name=puls8-etcd.");
+    insta::assert_snapshot!(with(Some(State::Leaving), true).refused(), @"this change of StatefulSet puls8/puls8-etcd is refused: puls8-etcd-3 is leaving etcd (member 0000000000000013). A change of the pod template restarts the other members meanwhile. Ask again when the scale has ended: it is out within seconds. See kubectl -n puls8 get events --field-selector involvedObject.name=puls8-etcd.");
+    with(Some(State::Joining), false).admitted();
+    // Not in etcd's list yet: its image may be mended.
+    with(None, true).admitted();
+    with(Some(State::Bootstrapping), true).admitted();
+}
+
+#[test]
 fn going_back_towards_the_record_is_admitted_while_members_are_sick() {
     let back = |old, new| {
         from_three_to(new).with(|case| {

@@ -6,6 +6,7 @@ mod image_gone;
 mod kills;
 mod leaving;
 mod lost_disk;
+mod minds;
 mod recreated;
 mod rollout;
 mod versions;
