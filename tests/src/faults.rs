@@ -128,8 +128,9 @@ pub async fn kill_node(name: &str) -> anyhow::Result<()> {
 pub async fn start_node(name: &str) -> anyhow::Result<()> {
     node(name, &["start"]).await?;
     // A node that was away for less than its lease is Ready on paper: ask for a new life.
-    let boot = in_node(name, &["cat", "/proc/sys/kernel/random/boot_id"]).await?;
     until("the node is Ready", PATIENCE, async || {
+        // Each time: while it starts, it still shows the machine's own.
+        let boot = in_node(name, &["cat", "/proc/sys/kernel/random/boot_id"]).await?;
         let object = kubectl_json(["get", "node", name]).await?;
         let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
         let ready = conditions.filter(|condition| condition["type"] == "Ready").any(|ready| ready["status"] == "True");

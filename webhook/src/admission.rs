@@ -227,8 +227,8 @@ impl Admission {
         })
     }
 
-    /// The StatefulSet controller deletes a pod. Only one outside the wanted ordinals is looked at:
-    /// any other comes back (a roll-out, a failed pod).
+    /// The StatefulSet controller deletes a pod that has not ended: one outside the wanted ordinals, whose
+    /// member must have left etcd; or one that is wanted, which only a roll-out may.
     async fn delete_pod(&self, request: &AdmissionRequest<DynamicObject>) -> Result<Verdict, NoVerdict> {
         let pod = value(request.old_object.as_ref())?;
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
@@ -243,11 +243,14 @@ impl Admission {
         if wanted == 0 && statefulset::may_stop(&live) {
             return Ok(Verdict::untouched());
         }
-        let ordinal = target.ordinal_of(name).filter(|ordinal| *ordinal >= wanted);
         let deleting = !live["metadata"]["deletionTimestamp"].is_null();
-        let Some(ordinal) = ordinal.filter(|_| !deleting && pod::owned_by(&pod, &live)) else {
+        let Some(ordinal) = target.ordinal_of(name).filter(|_| !deleting && pod::owned_by(&pod, &live)) else {
             return Ok(Verdict::untouched());
         };
+        if ordinal < wanted {
+            let outdated = || Verdict::Deny(deletion::outdated(&target, ordinal, wanted));
+            return Ok(if statefulset::rolls_nobody(&live) { outdated() } else { Verdict::untouched() });
+        }
         let recorded = statefulset::record(&live).and_then(Result::ok);
         let recorded = recorded.and_then(|record| record.members.keys().last().copied()).unwrap_or(0);
         // Only the controller waits for this answer, and what was seen seconds ago will not do.

@@ -43,6 +43,16 @@ pub fn may_go(
     }
 }
 
+/// The sentence with which the deletion of a pod is refused that is wanted, where nothing rolls: the
+/// controller acts on a count that was lower a moment ago, and the member would be restarted.
+#[must_use]
+pub fn outdated(target: &Target, ordinal: Ordinal, wanted: u32) -> String {
+    let pod = target.pod(ordinal);
+    format!(
+        "deleting {pod} is refused: {target} wants {wanted} replicas, {pod} is one of them, and no roll-out is under way. The count was lower a moment ago; the StatefulSet controller looks again by itself."
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +90,11 @@ mod tests {
         assert_eq!(may_go(&puls8(), 3, 3, &answers(3, 3)), Ok(()));
         assert_eq!(may_go(&puls8(), 3, 3, &answers(3, 2)), Ok(()), "a quorum tells");
         insta::assert_snapshot!(may_go(&puls8(), 3, 3, &answers(4, 4)).unwrap_err(), @"deleting puls8-etcd-3 because StatefulSet puls8/puls8-etcd wants 3 replicas is refused: its member 0000000000000003 is still in etcd's member list. A pod that goes before its member is removed costs a vote of the quorum. The etcd-scaler Job removes the member first and the pod goes then; to keep both, go back to the count before.");
+    }
+
+    #[test]
+    fn a_deletion_that_comes_too_late_is_named() {
+        insta::assert_snapshot!(outdated(&puls8(), 3, 4), @"deleting puls8-etcd-3 is refused: StatefulSet puls8/puls8-etcd wants 4 replicas, puls8-etcd-3 is one of them, and no roll-out is under way. The count was lower a moment ago; the StatefulSet controller looks again by itself.");
     }
 
     #[test]

@@ -117,6 +117,13 @@ pub fn canary(object: &Value) -> Option<String> {
     two.then(|| format!("partition {partition}: {updated} of {all} pods are updated"))
 }
 
+/// Whether the controller has no reason to delete a pod that is wanted and has not ended: it rolls
+/// nobody while a partition of ours is in force, and never under `OnDelete`.
+#[must_use]
+pub fn rolls_nobody(object: &Value) -> bool {
+    on_delete(object) || annotation(object, KEPT_PARTITION).is_some()
+}
+
 /// Where the controller is behind what is wanted, in a sentence: pods missing, too many, not Ready,
 /// or made from an older template than the strategy allows. `None`: it has nothing to do.
 #[must_use]

@@ -260,8 +260,9 @@ impl<'a> Court<'a> {
             let Some(replicas) = self.replicas(at).filter(|&replicas| ordinal >= replicas && !stopped) else {
                 continue;
             };
-            // It takes effect after its admission, which asks etcd: until it is answered the member may go.
-            let lists = self.lists(request.done);
+            // It takes effect after its admission, which asks etcd: from when it is sent until it is
+            // answered the member may come and go.
+            let lists = [self.lists(at), self.lists(request.done)].concat();
             if !lists.is_empty() && lists.iter().all(|list| self.member(list, ordinal).is_some()) {
                 let what = format!("{request}: {replicas} replicas, and the member is in etcd");
                 found.push(Violation { rule: Rule::RemovedBeforeItsPod, at: Some(at), what });

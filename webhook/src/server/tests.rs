@@ -292,6 +292,12 @@ async fn only_a_pod_outside_the_count_is_asked_about() {
     let bench = bench(None);
     let deleted = |ordinal: u32| review("pods", "DELETE", &format!("puls8-etcd-{ordinal}"), pod(ordinal), json!(null));
     assert_eq!(bench.ask("/validate", deleted(2)).await["allowed"], true, "it comes back");
+    let mut nobody_rolls = statefulset();
+    nobody_rolls["metadata"]["annotations"]["etcd-scaler.io/partition"] = json!("0");
+    bench.api.put(STATEFULSET, nobody_rolls);
+    let outdated = bench.ask("/validate", deleted(2)).await;
+    assert!(outdated["status"]["message"].as_str().unwrap().contains("no roll-out is under way"), "{outdated}");
+    bench.api.put(STATEFULSET, statefulset());
     let refused = bench.ask("/validate", deleted(3)).await;
     assert_eq!((&refused["allowed"], &refused["status"]["code"]), (&json!(false), &json!(403)));
     assert!(refused["status"]["message"].as_str().unwrap().contains("is not known"), "{refused}");
