@@ -301,7 +301,7 @@ impl Apply<'_> {
     ///
     /// Whoever is asked looks at its own connections only. After a peer's node was lost and came back, a
     /// member can hold it for away for minutes though both work (etcd marks the peer when the old
-    /// connection ends, after the new one was made; `all::kills`). Everybody was seen healthy just now.
+    /// connection ends, after the new one was made; `all::kills`). Each has the same check of its own.
     async fn by_anyone<T>(
         &self,
         before: Failpoint,

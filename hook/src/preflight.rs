@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::immutable;
-use crate::objects::{Objects, reference, replicas};
+use crate::objects::{Objects, patiently, reference, replicas};
 use crate::observe::{adopt, record};
 use crate::report::{self, Reports};
 use crate::volumes::claim_name;
@@ -79,24 +79,42 @@ pub async fn run(mut target: Target, manifest: &Path, deadline: Duration) -> any
 }
 
 /// The count was set with `kubectl scale`, which owns the field since: Helm 4 would fail at it. The
-/// webhook has agreed to the release's count, or to keeping the live one.
+/// webhook has agreed to the release's count, or to keeping the live one. Read anew each time: a write
+/// of the status alone makes another version.
 async fn release_count(
     objects: &Objects,
     target: &Target,
-    live: &StatefulSet,
+    checked: &StatefulSet,
     rendered: &StatefulSet,
     end: Instant,
 ) -> anyhow::Result<()> {
-    let (live, rendered) = (serde_json::to_value(live)?, serde_json::to_value(rendered)?);
-    let keep = statefulset::on_reset(&rendered) == Some(OnReset::Keep)
-        && statefulset::replicas(&live) != statefulset::replicas(&rendered);
-    let Some(patch) = ownership::release(&live, keep) else { return Ok(()) };
-    let (params, patch) = (PatchParams::default(), Patch::<StatefulSet>::Json(patch));
-    let released = objects.statefulsets.patch(&target.statefulset, &params, &patch);
-    let released = tokio::time::timeout_at(end, released).await.context("the API server did not answer in time")?;
-    released.with_context(|| format!("failed to let the release have the count of {target} again; upgrade again"))?;
-    info!("the count was set with kubectl scale: the release may change it again");
-    Ok(())
+    let rendered = serde_json::to_value(rendered)?;
+    loop {
+        let live = patiently(end, || objects.statefulset(target)).await?;
+        if replicas(&live) != replicas(checked) {
+            bail!("the count of {target} became {} while it was checked; upgrade again", replicas(&live));
+        }
+        let live = serde_json::to_value(live)?;
+        let keep = statefulset::on_reset(&rendered) == Some(OnReset::Keep)
+            && statefulset::replicas(&live) != statefulset::replicas(&rendered);
+        let Some(patch) = ownership::release(&live, keep) else { return Ok(()) };
+        let (params, patch) = (PatchParams::default(), Patch::<StatefulSet>::Json(patch));
+        match objects.statefulsets.patch(&target.statefulset, &params, &patch).await {
+            Ok(_) => {
+                info!("the count was set with kubectl scale: the release may change it again");
+                return Ok(());
+            }
+            // Another version than the one that was read.
+            Err(kube::Error::Api(status)) if [409, 422].contains(&status.code) && Instant::now() + LOOK < end => {
+                tokio::time::sleep(LOOK).await;
+            }
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("failed to let the release have the count of {target} again; upgrade again")
+                });
+            }
+        }
+    }
 }
 
 /// The change is of a kind that no StatefulSet allows; the way out.
