@@ -1,16 +1,17 @@
 //! One step, applied.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context;
 use etcd::{CallError, Member, Refusal};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
-use membership::names::{LEFT, Ordinal, PERMISSION, RECORD};
+use membership::names::{LEFT, Ordinal, PERMISSION, RECORD, RECORDED_FOR};
 use membership::next_step::Step;
 use membership::observed::Observed;
 use membership::record::{Id, Permission, Record};
+use membership::serving;
 use membership::version::JoinAs;
 use membership::volume::VolumePlan;
 use serde_json::json;
@@ -20,6 +21,7 @@ use crate::failpoint::{self, Failpoint};
 use crate::lease::Lease;
 use crate::objects::{Objects, this_one};
 use crate::report::Reports;
+use crate::serving::permit;
 use crate::{pods, volumes};
 
 /// A membership change may take an election to be answered.
@@ -214,22 +216,32 @@ impl Apply<'_> {
 
     /// The Lease's copy first: it is what is left when the StatefulSet is gone.
     async fn record(&self, record: &Record, what: &str) -> anyhow::Result<Applied> {
+        let target = &self.seen.target;
+        let uid = self.statefulset.metadata.uid.as_deref().unwrap_or_default();
+        let after = serving::names(target, uid, record);
+        let mut both = after.clone();
+        both.extend(self.seen.record.iter().flat_map(|record| serving::names(target, uid, record)));
+        self.serve(&both).await?;
         self.lease.write(record).await?;
         failpoint::copied(self.seen.record.as_ref(), record, self.lease).await;
-        let target = &self.seen.target;
         // With the version that was read: a run that was frozen since must not put an old record
         // over a newer one. A StatefulSet that an earlier installation gave back is looked after
         // again.
         let patch = json!({ "metadata": {
             "resourceVersion": self.statefulset.metadata.resource_version,
-            "annotations": { RECORD: record.annotation(), LEFT: null },
+            "annotations": { RECORD: record.annotation(), RECORDED_FOR: uid, LEFT: null },
         } });
         let statefulsets = &self.objects.statefulsets;
         let written = statefulsets.patch(&target.statefulset, &PatchParams::default(), &Patch::Merge(&patch)).await;
         written.with_context(|| format!("failed to write the record of {target}"))?;
+        self.serve(&after).await?;
         failpoint::recorded(self.seen.record.as_ref(), record, self.lease).await;
         self.reports.did("Recorded", format!("recorded: {what}")).await;
         Ok(Applied::Done)
+    }
+
+    async fn serve(&self, names: &BTreeSet<String>) -> anyhow::Result<()> {
+        permit(self.objects, self.lease.name(), &self.seen.target, self.statefulset, names).await
     }
 
     async fn add(&self, ordinal: Ordinal, join: JoinAs) -> anyhow::Result<Applied> {

@@ -200,6 +200,9 @@ struct Preflight {
 struct Leave {
     #[command(flatten)]
     target: TargetArgs,
+    /// The Lease of the runs [default: <statefulset>-scaler].
+    #[arg(long, env = "ETCD_SCALER_LEASE")]
+    lease: Option<String>,
     /// It ends after this time.
     #[arg(long, env = "ETCD_SCALER_DEADLINE", default_value = "60s", value_parser = humantime::parse_duration)]
     deadline: Duration,
@@ -232,19 +235,26 @@ impl Args {
         match command {
             Command::Scale(Scale { target, volumes, trigger, deadline, join_deadline, lease, pod_name }) => {
                 let target = target.target();
-                let lease = lease.unwrap_or_else(|| format!("{}-scaler", target.statefulset));
+                let lease = lease_of(lease, &target);
                 let plan = volumes.plan();
                 scale::run(scale::Run { target, plan, trigger, deadline, join_deadline, lease, pod_name }).await
             }
             Command::Preflight(Preflight { target, manifest, deadline }) => {
                 preflight::run(target.target(), &manifest, deadline).await
             }
-            Command::Leave(Leave { target, deadline }) => leave::run(&target.target(), deadline).await,
+            Command::Leave(Leave { target, lease, deadline }) => {
+                let target = target.target();
+                leave::run(&target, &lease_of(lease, &target), deadline).await
+            }
             Command::Admit(Admit { data_dir, permission_file, cluster, others }) => {
                 admit::run(&data_dir, &permission_file, &admit::Known { cluster, others }).await
             }
         }
     }
+}
+
+fn lease_of(lease: Option<String>, target: &Target) -> String {
+    lease.unwrap_or_else(|| format!("{}-scaler", target.statefulset))
 }
 
 impl VolumeArgs {

@@ -175,6 +175,11 @@ impl Lease {
         Ok(object.and_then(|object| object.metadata.annotations?.remove(name)))
     }
 
+    /// Its name, which the Role for the admission policy has too.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Writes an annotation, whoever holds it.
     ///
     /// # Errors

@@ -12,14 +12,14 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
-use membership::names::{KEPT_PARTITION, LEAVING, LEFT, RECORD, Target};
+use membership::names::{KEPT_PARTITION, LEAVING, LEFT, RECORD, RECORDED_FOR, Target};
 use membership::patch::statefulset::managed_of;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::info;
 
 use crate::objects::{Objects, patiently};
-use crate::report;
+use crate::{report, serving};
 
 /// How often is looked whether the controller has seen the change.
 const LOOK: Duration = Duration::from_millis(200);
@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// Why it is not given back; nothing was rolled.
-pub async fn run(target: &Target, deadline: Duration) -> anyhow::Result<()> {
+pub async fn run(target: &Target, lease: &str, deadline: Duration) -> anyhow::Result<()> {
     let end = Instant::now() + deadline;
     let objects = Objects::connect(&target.namespace).await?;
     let read = || async {
@@ -58,7 +58,8 @@ pub async fn run(target: &Target, deadline: Duration) -> anyhow::Result<()> {
             tokio::time::sleep(LOOK).await;
         }
     }
-    let left = json!({ LEFT: Timestamp::now().to_string(), LEAVING: null, RECORD: null });
+    patiently(end, || serving::forget(&objects, lease)).await?;
+    let left = json!({ LEFT: Timestamp::now().to_string(), LEAVING: null, RECORD: null, RECORDED_FOR: null });
     write(&objects, target, end, left).await?;
     done(format!(
         "{target} is given back: environment and update partition are its own chart's again, no pod was touched"

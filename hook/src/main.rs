@@ -14,6 +14,7 @@ mod pods;
 mod preflight;
 mod report;
 mod scale;
+mod serving;
 mod volumes;
 
 use std::process::ExitCode;

@@ -6,6 +6,7 @@ use anyhow::Context;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::rbac::v1::Role;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Client, Config, Resource};
@@ -38,6 +39,8 @@ pub struct Objects {
     pub nodes: Api<Node>,
     /// The namespace's.
     pub leases: Api<Lease>,
+    /// The namespace's.
+    pub roles: Api<Role>,
 }
 
 impl Objects {
@@ -61,6 +64,7 @@ impl Objects {
             classes: Api::all(client.clone()),
             nodes: Api::all(client.clone()),
             leases: Api::namespaced(client.clone(), namespace),
+            roles: Api::namespaced(client.clone(), namespace),
             client,
         })
     }

@@ -6,10 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use etcd::{Keys, Verdict};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use membership::names::{Ordinal, Target};
+use kube::api::{Patch, PatchParams};
+use membership::names::{Ordinal, RECORDED_FOR, Target};
 use membership::next_step::{Limits, Step, next_step};
 use membership::observed::Observed;
+use membership::serving::names;
 use membership::volume::VolumePlan;
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tracing::info;
@@ -21,6 +24,7 @@ use crate::lease::Lease;
 use crate::objects::{Objects, is_passing, patiently, reference};
 use crate::observe::{Observer, adopt, record};
 use crate::report::{self, Reports};
+use crate::serving::permit;
 
 /// How often is looked while there is only waiting to do.
 const LOOK: Duration = Duration::from_millis(200);
@@ -70,7 +74,7 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     adopt(&statefulset, &mut target)?;
     let reports = Reports::about(objects.client.clone(), reference(&statefulset), &pod_name);
     let mut lease = Lease::acquire(objects.leases.clone(), &lease, &pod_name, end).await?;
-    patiently(end, || keep_the_copy(&objects, &target, &lease)).await?;
+    patiently(end, || keep_the_copies(&objects, &target, &lease)).await?;
     failpoint::at(Failpoint::LeaseTaken, &lease).await;
     let work = Work { objects: &objects, reports: &reports, plan: &plan, join_deadline, end };
     let outcome = match work.until_done(&mut target, &mut lease).await {
@@ -94,14 +98,26 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     }
 }
 
-/// The Lease's copy outlives the StatefulSet, so a Lease that was deleted gets it again.
-async fn keep_the_copy(objects: &Objects, target: &Target, lease: &Lease) -> anyhow::Result<()> {
-    let Some(record) = record(&objects.statefulset(target).await?)? else {
+/// What the record says elsewhere: in the Lease, which outlives the StatefulSet, and in the Role that
+/// the admission policy asks. A StatefulSet that was made again, a Lease or a Role that was deleted,
+/// an earlier run that was killed: either may differ.
+async fn keep_the_copies(objects: &Objects, target: &Target, lease: &Lease) -> anyhow::Result<()> {
+    let statefulset = objects.statefulset(target).await?;
+    let Some(record) = record(&statefulset)? else {
         return Ok(());
     };
     // One that cannot be read is no copy.
     if lease.record().await.ok().flatten().as_ref() != Some(&record) {
         lease.write(&record).await?;
+    }
+    let uid = statefulset.metadata.uid.clone().unwrap_or_default();
+    permit(objects, lease.name(), target, &statefulset, &names(target, &uid, &record)).await?;
+    let annotations = statefulset.metadata.annotations.as_ref();
+    if annotations.and_then(|all| all.get(RECORDED_FOR)) != Some(&uid) {
+        let patch = json!({ "metadata": { "uid": uid, "annotations": { RECORDED_FOR: uid } } });
+        let written =
+            objects.statefulsets.patch(&target.statefulset, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        written.with_context(|| format!("failed to write {RECORDED_FOR} of {target}"))?;
     }
     Ok(())
 }

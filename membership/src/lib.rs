@@ -1,7 +1,7 @@
 //! The domain of etcd-scaler, pure.
 //!
 //! What an etcd cluster in a StatefulSet is called ([`names`]), what was verified about it
-//! ([`record`]), what was seen of it just now ([`observed`]), whether a change may start
+//! ([`record`], [`serving`]), what was seen of it just now ([`observed`]), whether a change may start
 //! ([`guard`]), what to do next ([`next_step`]), and what is written into the objects
 //! ([`patch`], [`volume`]). Nothing here has a client, a clock, an environment or a runtime:
 //! time and observations are arguments.
@@ -13,5 +13,6 @@ pub mod observed;
 pub mod patch;
 pub mod quorum;
 pub mod record;
+pub mod serving;
 pub mod version;
 pub mod volume;

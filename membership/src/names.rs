@@ -4,6 +4,9 @@ use std::fmt;
 
 /// The annotation of the StatefulSet (and of the Lease) that holds the [`crate::record::Record`].
 pub const RECORD: &str = "etcd-scaler.io/record";
+/// The annotation of the StatefulSet with the UID of the one that a run has seen the record to be
+/// true for. Another one: the StatefulSet was made again and took its record over from the Lease.
+pub const RECORDED_FOR: &str = "etcd-scaler.io/recorded-for";
 /// The annotation of the StatefulSet that keeps the person's or chart's own partition
 /// while ours is in force.
 pub const KEPT_PARTITION: &str = "etcd-scaler.io/partition";

@@ -204,19 +204,20 @@ fn need(object: &Value) -> Option<Need> {
     if deleting || desired == 0 || statefulset::first_ordinal(object) != 0 {
         return None;
     }
+    let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    let recorded_for = annotation(object, membership::names::RECORDED_FOR);
     let verified = match statefulset::record(object) {
         None => false,
         // Nothing that a Job of this version could do about it.
         Some(Err(_)) => return None,
         Some(Ok(record)) => {
             let all_members = record.members.values().all(|recorded| recorded.state == State::Member);
-            all_members && record.members.keys().copied().eq(0..desired)
+            recorded_for == Some(&uid) && all_members && record.members.keys().copied().eq(0..desired)
         }
     };
     if verified {
         return None;
     }
-    let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
     let record = annotation(object, membership::names::RECORD).unwrap_or_default();
     let run = hash(&[&uid, &desired.to_string(), record]);
     let generation = object["metadata"]["generation"].as_u64().unwrap_or(0);

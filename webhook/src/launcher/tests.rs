@@ -4,7 +4,8 @@ use super::*;
 use serde_json::json;
 
 fn statefulset(replicas: u32, record: Option<&str>) -> Value {
-    let annotations = record.map(|record| json!({ "etcd-scaler.io/record": record }));
+    let annotations =
+        record.map(|record| json!({ "etcd-scaler.io/record": record, "etcd-scaler.io/recorded-for": "sts-uid" }));
     json!({ "metadata": { "uid": "sts-uid", "annotations": annotations }, "spec": { "replicas": replicas } })
 }
 
@@ -29,6 +30,9 @@ fn a_job_is_wanted_while_the_record_is_not_what_is_desired() {
     assert!(wants(3, Some(&record(&["member", "bootstrapping", "member"]))));
     assert!(!wants(0, Some(&three)), "stopped");
     assert!(!wants(3, Some("{}")), "a record that cannot be read");
+    let mut again = statefulset(3, Some(&three));
+    again["metadata"]["uid"] = json!("another");
+    assert!(need(&again).is_some(), "made again, the record is from the Lease");
     let mut deleting = statefulset(4, Some(&three));
     deleting["metadata"]["deletionTimestamp"] = json!("2026-11-23T10:00:00Z");
     assert_eq!(need(&deleting), None);

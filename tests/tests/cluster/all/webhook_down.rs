@@ -131,7 +131,7 @@ async fn a_scale_admitted_before_it_died_waits_for_its_return() -> Result {
         let told = "was not prepared to join";
         let told = until("the policy holds the newcomer", BACK, async || event(release, told).await).await?;
         release.say(&told);
-        for part in [&release.webhook(), &release.namespace, "ordinal 3"] {
+        for part in [&release.webhook(), &release.namespace, &release.pod(3)] {
             ensure!(told.contains(part), "{part:?} is not in {told:?}");
         }
         // However often it is tried.

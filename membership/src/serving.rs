@@ -1,0 +1,46 @@
+//! What the admission policy knows of the record: the names in a Role.
+//!
+//! The policy may call no program, and cannot have the StatefulSet as its parameter: once the last
+//! policy with a parameter of a built-in kind is gone, the API server never watches that kind again
+//! for any later one, and the policy then sees no object or an old one (kubernetes#130887; run). What
+//! an expression can always ask is the authorizer. So a Role permits a verb that nothing else knows
+//! to a ServiceAccount that nobody is, and the policy asks for it by name.
+
+use std::collections::BTreeSet;
+
+use crate::names::Target;
+use crate::record::{Record, State};
+
+/// The API group of the verb.
+pub const GROUP: &str = "etcd-scaler.io";
+/// The resource of the verb; there is none such.
+pub const RESOURCE: &str = "members";
+/// The verb.
+pub const VERB: &str = "serve";
+
+/// The names that the Role permits: each pod of which the record says that its member is to be
+/// served without our mark, and the StatefulSet itself, which says that there is a record. With the
+/// UID, because what is recorded of one StatefulSet says nothing of a later one of its name.
+#[must_use]
+pub fn names(target: &Target, uid: &str, record: &Record) -> BTreeSet<String> {
+    let serving = record.members.iter().filter(|(_, recorded)| recorded.state != State::Joining);
+    let pods = serving.map(|(&ordinal, _)| target.pod(ordinal));
+    pods.chain([target.statefulset.clone()]).map(|name| format!("{name}/{uid}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::tests::puls8;
+    use crate::record::Id;
+
+    #[test]
+    fn a_joining_member_is_not_among_them() {
+        let record = Record::new(Id(1));
+        assert_eq!(names(&puls8(), "u", &record), BTreeSet::from(["puls8-etcd/u".into()]));
+        let record = record.with(0, Id(1), State::Member).with(1, Id(2), State::Bootstrapping);
+        let record = record.with(2, Id(3), State::Leaving).with(3, Id(4), State::Joining);
+        let names = names(&puls8(), "u", &record);
+        assert_eq!(Vec::from_iter(names), ["puls8-etcd-0/u", "puls8-etcd-1/u", "puls8-etcd-2/u", "puls8-etcd/u"]);
+    }
+}
