@@ -1,5 +1,5 @@
 //! The tests that need a cluster: `make test` runs them, tests/README.md tells how to run one.
-//! One program, so that two scenarios run at a time: most of each is waiting.
+//! One program, so that three scenarios run at a time: most of each is waiting.
 
 mod all;
 mod failures;

@@ -65,8 +65,7 @@ async fn row(release: &Release, load: &Load<'_>, way: Way, from: usize, to: usiz
     let staying: BTreeMap<String, Pod> = release.pods().await?.into_iter().take(from.min(to)).collect();
     ensure!(staying.len() == from.min(to), "pods before: {staying:?}");
     let ran = change(release, way, to, options).await?;
-    only_these(release, to).await?;
-    release.is_settled(to).await?;
+    ends_with(release, to).await?;
     release.names_peers(to).await?;
     release.kept(&staying).await?;
     let counts = load.lost_nothing(to, &ran).await?;
@@ -100,11 +99,7 @@ pub async fn change(release: &Release, way: Way, to: usize, options: &[&str]) ->
         }
     };
     let ended = ended.clone().ok().map(|_| ended)?;
-    until("the cluster has the new count", SETTLED, async || {
-        only_these(release, to).await?;
-        release.is_settled(to).await
-    })
-    .await?;
+    until("the cluster has the new count", SETTLED, async || ends_with(release, to).await).await?;
     Ok(Ran { ended, from, to: now() })
 }
 
@@ -113,6 +108,12 @@ pub async fn scale(release: &Release, to: usize) -> anyhow::Result<tests::proces
     let (set, replicas) = (format!("statefulset/{}", release.statefulset()), format!("--replicas={to}"));
     let scale = ["-n", &release.namespace, "scale", &set, &replicas];
     run("kubectl", scale, "", Duration::from_secs(30)).await
+}
+
+/// That the cluster has this many members, with a pod for each and no other.
+pub async fn ends_with(release: &Release, count: usize) -> Result {
+    only_these(release, count).await?;
+    release.is_settled(count).await
 }
 
 /// That there are the pods of these ordinals and no other.
@@ -137,8 +138,7 @@ pub async fn reset(release: &Release) -> Result {
     for part in ["from 2 to 1 is refused", "--set etcd.replicaCount=2", "onReset=follow", "onReset=keep"] {
         ensure!(refused.contains(part), "{part:?} is not in:\n{refused}");
     }
-    only_these(release, 2).await?;
-    release.is_settled(2).await?;
+    ends_with(release, 2).await?;
     // With the live count the release has it again, and may change it again.
     release.upgrade(2, &[]).await?;
     release.upgrade(3, &[]).await?;
@@ -146,12 +146,10 @@ pub async fn reset(release: &Release) -> Result {
     change(release, Way::Scale, 2, &[]).await?;
     for _ in 0..2 {
         release.upgrade(3, &["--set", "onReset=keep"]).await?;
-        only_these(release, 2).await?;
-        release.is_settled(2).await?;
+        ends_with(release, 2).await?;
     }
     release.upgrade(3, &["--set", "onReset=follow"]).await?;
-    only_these(release, 3).await?;
-    release.is_settled(3).await
+    ends_with(release, 3).await
 }
 
 #[tokio::test]
