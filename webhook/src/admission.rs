@@ -9,6 +9,8 @@ use kube::api::DynamicObject;
 use kube::core::admission::{AdmissionRequest, Operation};
 use membership::guard::reset::{self, OnReset};
 use membership::guard::{self, Change, Decision, deletion};
+use membership::names::Target;
+use membership::observed;
 use membership::patch::pod;
 use membership::patch::statefulset::{self, Update};
 use serde_json::Value;
@@ -205,23 +207,41 @@ impl Admission {
             return Ok(Verdict::untouched());
         }
         let target = self.cluster.target(&new);
+        // The policy behind it would let it pass: not for want of a look.
+        Ok(self.created(&new, &target).await.unwrap_or_else(|why| {
+            Verdict::Deny(format!(
+                "creating {target} is refused: {why}. It is not known then whether members live in its place, and what is made over living members without what was verified of them restarts them. Ask again in a few seconds."
+            ))
+        }))
+    }
+
+    async fn created(&self, new: &Value, target: &Target) -> Result<Verdict, NoVerdict> {
         let known = match self.cluster.copy().await? {
             Some(copy) => Some(copy),
-            None => statefulset::record(&new).and_then(Result::ok),
+            None => statefulset::record(new).and_then(Result::ok),
         };
         let living = match known {
             Some(record) => {
                 let asked = record.members.keys().copied().collect::<Vec<_>>();
-                let answers = etcd::observe(&target, asked, ETCD_DEADLINE).await;
-                statefulset::lives(&record, &target, &answers).then_some(record)
+                let answers = etcd::observe(target, asked.iter().copied(), ETCD_DEADLINE).await;
+                if let Err(why) = observed::agreed(target, &answers) {
+                    let running = self.cluster.running(target, &asked).await?;
+                    if !running.is_empty() {
+                        return Err(format!(
+                            "{} of the recorded cluster run and were not heard as one ({why}; to start without them, delete them first, their data stays)",
+                            running.join(", ")
+                        ));
+                    }
+                }
+                statefulset::lives(&record, target, &answers).then_some(record)
             }
             None => None,
         };
         let newest = match living {
-            Some(_) => self.cluster.newest_revision(&new).await?,
+            Some(_) => self.cluster.newest_revision(new).await?,
             None => None,
         };
-        Ok(match statefulset::created(&new, &target, living.as_ref(), newest.as_ref()) {
+        Ok(match statefulset::created(new, target, living.as_ref(), newest.as_ref()) {
             Ok(patch) => Verdict::allow(patch),
             Err(why) => Verdict::Deny(why),
         })

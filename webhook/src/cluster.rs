@@ -8,12 +8,13 @@ use futures::{StreamExt, pin_mut};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::ApiResource;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
 use kube::{Api, Client};
-use membership::names::{RECORD, Target};
+use membership::names::{Ordinal, RECORD, Target};
 use membership::patch::{ownership, statefulset};
 use membership::record::Record;
 use serde::de::DeserializeOwned;
@@ -61,6 +62,7 @@ impl Live {
 pub struct Cluster {
     api: Api<DynamicObject>,
     leases: Api<Lease>,
+    pods: Api<Pod>,
     revisions: Api<ControllerRevision>,
     args: Arc<TargetArgs>,
     started: Timestamp,
@@ -72,8 +74,9 @@ impl Cluster {
         let kind = ApiResource::erase::<StatefulSet>(&());
         let api = Api::namespaced_with(client.clone(), &args.namespace, &kind);
         let leases = Api::namespaced(client.clone(), &args.namespace);
+        let pods = Api::namespaced(client.clone(), &args.namespace);
         let revisions = Api::namespaced(client.clone(), &args.namespace);
-        Self { api, leases, revisions, args: Arc::new(args), started: Timestamp::now() }
+        Self { api, leases, pods, revisions, args: Arc::new(args), started: Timestamp::now() }
     }
 
     /// The same, and a watch of it that never ends.
@@ -159,6 +162,24 @@ impl Cluster {
             Ok(Err(error)) => Err(format!("cannot read Lease {name}: {error}")),
             Err(_) => Err(format!("cannot read Lease {name}: no answer in {:.1} s", READ_DEADLINE.as_secs_f64())),
         }
+    }
+
+    /// Those pods of these ordinals that run and are not about to end.
+    ///
+    /// # Errors
+    /// When the API server did not answer in time.
+    pub async fn running(&self, target: &Target, ordinals: &[Ordinal]) -> Result<Vec<String>, String> {
+        let reads = ordinals.iter().map(|&ordinal| async move {
+            self.pods.get_opt(&target.pod(ordinal)).await.map_err(|error| error.to_string())
+        });
+        let read = tokio::time::timeout(READ_DEADLINE, futures::future::try_join_all(reads)).await;
+        let read = read.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+        let pods = read.map_err(|why| format!("cannot read the pods of {target}: {why}"))?;
+        let running = pods.into_iter().flatten().filter(|pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            pod.metadata.deletion_timestamp.is_none() && phase == Some("Running")
+        });
+        Ok(running.filter_map(|pod| pod.metadata.name).collect())
     }
 
     /// The data of the newest revision with the labels of this StatefulSet's pods: what the pods of

@@ -288,6 +288,28 @@ async fn a_statefulset_that_is_created_where_nobody_answers_is_new() {
 }
 
 #[tokio::test]
+async fn a_statefulset_that_is_created_where_pods_run_and_are_not_heard_is_refused() {
+    let bench = bench(None);
+    let create = || bench.ask("/mutate", review("statefulsets", "CREATE", "", json!(null), statefulset()));
+    let pod = |status: Value, end: Value| {
+        let metadata = json!({ "name": "puls8-etcd-1", "namespace": "puls8", "deletionTimestamp": end });
+        json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status })
+    };
+    let path = "/api/v1/namespaces/puls8/pods/puls8-etcd-1";
+    bench.api.put(path, pod(json!({ "phase": "Running" }), json!(null)));
+    let response = create().await;
+    assert_eq!(response["allowed"], false);
+    let told = response["status"]["message"].as_str().unwrap();
+    assert!(told.contains("puls8-etcd-1 of the recorded cluster run and were not heard"), "{told}");
+    bench.api.put(path, pod(json!({ "phase": "Running" }), json!("2026-11-25T04:00:00Z")));
+    assert_eq!(create().await["allowed"], true, "about to end");
+    bench.api.put(path, pod(json!({ "phase": "Pending" }), json!(null)));
+    assert_eq!(create().await["allowed"], true, "it never ran");
+    bench.api.down();
+    assert_eq!(create().await["allowed"], false, "not known");
+}
+
+#[tokio::test]
 async fn only_a_pod_outside_the_count_is_asked_about() {
     let bench = bench(None);
     let deleted = |ordinal: u32| review("pods", "DELETE", &format!("puls8-etcd-{ordinal}"), pod(ordinal), json!(null));
