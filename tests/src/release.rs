@@ -244,14 +244,6 @@ impl Release {
         Ok(ran)
     }
 
-    /// `helm install` with this many members, however it ends.
-    ///
-    /// # Errors
-    /// When it cannot be run.
-    pub async fn try_install(&self, members: usize, more: &[&str]) -> anyhow::Result<Ran> {
-        self.helm("install", members, more).await
-    }
-
     /// `helm upgrade` to this many members, to its success.
     ///
     /// # Errors
@@ -293,45 +285,9 @@ impl Release {
              {manual}etcd.replicaCount={members}",
             self.storage.class()
         );
-        let command = [verb, &self.name, &chart(), "--hide-notes", "--set", &values];
+        let chart = top().join("chart").to_string_lossy().into_owned();
+        let command = [verb, &self.name, &chart, "--hide-notes", "--set", &values];
         self.run_helm(&[&command, more].concat()).await
-    }
-
-    /// `helm upgrade` with these options and no values of ours, to its success.
-    ///
-    /// # Errors
-    /// When it fails.
-    pub async fn upgrade_only(&self, options: &[&str]) -> anyhow::Result<()> {
-        let command = ["upgrade", &self.name, &chart(), "--hide-notes"];
-        self.run_helm(&[&command, options].concat()).await?.ended.ok().map(drop)
-    }
-
-    /// `helm rollback` to a revision of the release, however it ends.
-    ///
-    /// # Errors
-    /// When it cannot be run.
-    pub async fn try_rollback(&self, revision: u64) -> anyhow::Result<Ran> {
-        self.run_helm(&["rollback", &self.name, &revision.to_string()]).await
-    }
-
-    /// `helm rollback` to a revision of the release, to its success.
-    ///
-    /// # Errors
-    /// When it fails.
-    pub async fn rollback(&self, revision: u64) -> anyhow::Result<()> {
-        self.try_rollback(revision).await?.ended.ok().map(drop)
-    }
-
-    /// The release's last revision, and its status as Helm says it: `deployed`, `failed`, …
-    ///
-    /// # Errors
-    /// When Helm does not tell.
-    pub async fn last_revision(&self) -> anyhow::Result<(u64, String)> {
-        let printed = self.run_helm(&["history", &self.name, "-o", "json"]).await?.ended.ok()?;
-        let history: Value = serde_json::from_str(&printed).context("helm history printed no JSON")?;
-        let last = history.as_array().and_then(|all| all.last()).context("a release without a history")?;
-        let status = last["status"].as_str().unwrap_or_default().to_owned();
-        Ok((last["revision"].as_u64().context("a revision without a number")?, status))
     }
 
     async fn run_helm(&self, arguments: &[&str]) -> anyhow::Result<Ran> {
@@ -395,10 +351,6 @@ impl Release {
         let all = names(&kubectl_json(["get", kinds]).await?);
         Ok(all.into_iter().filter(|name| name.starts_with(&format!("{}-", self.name))).collect())
     }
-}
-
-fn chart() -> String {
-    top().join("chart").to_string_lossy().into_owned()
 }
 
 /// Milliseconds since 1970.

@@ -111,7 +111,7 @@ pub async fn scale(release: &Release, to: usize) -> anyhow::Result<tests::proces
 }
 
 /// That the cluster has this many members, with a pod for each and no other.
-pub async fn ends_with(release: &Release, count: usize) -> Result {
+async fn ends_with(release: &Release, count: usize) -> Result {
     only_these(release, count).await?;
     release.is_settled(count).await
 }
