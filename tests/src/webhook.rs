@@ -51,7 +51,15 @@ impl Release {
             Ok(())
         })
         .await?;
-        // A process outlives its pod's object by a moment, and kube-proxy leads to it as long.
+        self.nobody_reaches_the_webhook().await
+    }
+
+    /// Waits until the API server finds none: a process outlives its pod's object by a moment, and
+    /// kube-proxy leads to it as long.
+    ///
+    /// # Errors
+    /// When one still answers.
+    pub async fn nobody_reaches_the_webhook(&self) -> anyhow::Result<()> {
         let set = self.statefulset();
         let try_out =
             ["annotate", "statefulset", &set, "--overwrite", "--dry-run=server", "etcd-scaler.io/test=reached"];

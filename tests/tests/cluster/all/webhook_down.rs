@@ -200,6 +200,7 @@ async fn fixed_webhook(name: &str, helm: Helm) -> Result {
             Ok(())
         })
         .await?;
+        release.nobody_reaches_the_webhook().await?;
         a_scale_is_refused_by(
             &release.kubectl(&["scale", "statefulset", &release.statefulset(), "--replicas=5"]).await,
         )?;
