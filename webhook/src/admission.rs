@@ -207,15 +207,15 @@ impl Admission {
             return Ok(Verdict::untouched());
         }
         let target = self.cluster.target(&new);
-        // The policy behind it would let it pass: not for want of a look.
-        Ok(self.created(&new, &target).await.unwrap_or_else(|why| {
+        // Without an answer the failure policy lets it pass: not for want of a look.
+        Ok(self.recreated(&new, &target).await.unwrap_or_else(|why| {
             Verdict::Deny(format!(
                 "creating {target} is refused: {why}. It is not known then whether members live in its place, and what is made over living members without what was verified of them restarts them. Ask again in a few seconds."
             ))
         }))
     }
 
-    async fn created(&self, new: &Value, target: &Target) -> Result<Verdict, NoVerdict> {
+    async fn recreated(&self, new: &Value, target: &Target) -> Result<Verdict, NoVerdict> {
         let known = match self.cluster.copy().await? {
             Some(copy) => Some(copy),
             None => statefulset::record(new).and_then(Result::ok),
@@ -228,7 +228,7 @@ impl Admission {
                     let running = self.cluster.running(target, &asked).await?;
                     if !running.is_empty() {
                         return Err(format!(
-                            "{} of the recorded cluster run and were not heard as one ({why}; to start without them, delete them first, their data stays)",
+                            "pods of the recorded cluster run and were not heard as one: {} ({why}; to start without them, delete them first, their data stays)",
                             running.join(", ")
                         ));
                     }
@@ -268,8 +268,14 @@ impl Admission {
             return Ok(Verdict::untouched());
         };
         if ordinal < wanted {
-            let outdated = || Verdict::Deny(deletion::outdated(&target, ordinal, wanted));
-            return Ok(if statefulset::rolls_nobody(&live) { outdated() } else { Verdict::untouched() });
+            if statefulset::rolls_nobody(&live) {
+                return Ok(Verdict::Deny(deletion::outdated(&target, ordinal, wanted)));
+            }
+            let unrecorded = statefulset::record(&live).is_none() && !self.cluster.left(&live) && pod::is_ready(&pod);
+            if unrecorded && self.cluster.copy().await?.is_some() {
+                return Ok(Verdict::Deny(deletion::unrecorded(&target, ordinal)));
+            }
+            return Ok(Verdict::untouched());
         }
         let recorded = statefulset::record(&live).and_then(Result::ok);
         let recorded = recorded.and_then(|record| record.members.keys().last().copied()).unwrap_or(0);

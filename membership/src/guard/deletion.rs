@@ -1,7 +1,7 @@
-//! Whether the StatefulSet controller may delete a pod that is outside the wanted ordinals.
+//! Whether the StatefulSet controller may delete a pod.
 //!
-//! Not before its member has left etcd's member list (invariant 3): a pod that goes first costs a
-//! vote that still counts.
+//! One outside the wanted ordinals not before its member has left etcd's member list (invariant 3): a
+//! pod that goes first costs a vote that still counts. One that is wanted for a roll-out alone.
 
 use std::collections::BTreeMap;
 
@@ -50,6 +50,16 @@ pub fn outdated(target: &Target, ordinal: Ordinal, wanted: u32) -> String {
     let pod = target.pod(ordinal);
     format!(
         "deleting {pod} is refused: {target} wants {wanted} replicas, {pod} is one of them, and no roll-out is under way. The count was lower a moment ago; the StatefulSet controller looks again by itself."
+    )
+}
+
+/// The sentence with which the deletion of a Ready pod is refused whose StatefulSet was made again and
+/// has not been given its record back: what it rolls for is only that its template is not yet as it was.
+#[must_use]
+pub fn unrecorded(target: &Target, ordinal: Ordinal) -> String {
+    let pod = target.pod(ordinal);
+    format!(
+        "deleting {pod} is refused: it is Ready, and {target} was made again and its record is not back yet. The etcd-scaler Job writes it within seconds, once a quorum of the members answers, and from then on nobody is restarted for the environment alone."
     )
 }
 

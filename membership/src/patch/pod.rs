@@ -51,6 +51,13 @@ pub fn owned_by(pod: &Value, statefulset: &Value) -> bool {
         .any(|owner| text(owner, &["kind"]) == Some("StatefulSet") && text(owner, &["uid"]) == uid)
 }
 
+/// Whether the kubelet says that it is Ready.
+#[must_use]
+pub fn is_ready(pod: &Value) -> bool {
+    let is = |condition: &Value, field: &str, value: &str| text(condition, &[field]) == Some(value);
+    list(pod, &["status", "conditions"]).iter().any(|it| is(it, "type", "Ready") && is(it, "status", "True"))
+}
+
 fn member(pod: &Value, ordinal: Ordinal, target: &Target) -> Patch {
     let mut edit = Edit::new(pod);
     if let Some(index) = container(pod, target) {

@@ -300,7 +300,7 @@ async fn a_statefulset_that_is_created_where_pods_run_and_are_not_heard_is_refus
     let response = create().await;
     assert_eq!(response["allowed"], false);
     let told = response["status"]["message"].as_str().unwrap();
-    assert!(told.contains("puls8-etcd-1 of the recorded cluster run and were not heard"), "{told}");
+    assert!(told.contains("pods of the recorded cluster run and were not heard as one: puls8-etcd-1"), "{told}");
     bench.api.put(path, pod(json!({ "phase": "Running" }), json!("2026-11-25T04:00:00Z")));
     assert_eq!(create().await["allowed"], true, "about to end");
     bench.api.put(path, pod(json!({ "phase": "Pending" }), json!(null)));
@@ -327,6 +327,29 @@ async fn only_a_pod_outside_the_count_is_asked_about() {
     deleting["metadata"]["deletionTimestamp"] = json!("2026-11-24T10:00:00Z");
     bench.api.put(STATEFULSET, deleting);
     assert_eq!(bench.ask("/validate", deleted(3)).await["allowed"], true, "all of it goes");
+}
+
+#[tokio::test]
+async fn a_ready_pod_is_kept_until_its_statefulset_has_its_record_back() {
+    let bench = bench(None);
+    let mut made_again = statefulset();
+    let record = made_again["metadata"]["annotations"]["etcd-scaler.io/record"].take();
+    made_again["metadata"]["annotations"] = json!({});
+    bench.api.put(STATEFULSET, made_again);
+    let deleted = |ready: &str| {
+        let mut pod = pod(2);
+        pod["status"]["conditions"] = json!([{ "type": "Ready", "status": ready }]);
+        bench.ask("/validate", review("pods", "DELETE", "puls8-etcd-2", pod, json!(null)))
+    };
+    assert_eq!(deleted("True").await["allowed"], true, "nothing was ever recorded");
+    let lease =
+        json!({ "metadata": { "name": "puls8-etcd-scaler", "annotations": { "etcd-scaler.io/record": record } } });
+    bench.api.put("/apis/coordination.k8s.io/v1/namespaces/puls8/leases/puls8-etcd-scaler", lease);
+    let refused = deleted("True").await;
+    assert!(refused["status"]["message"].as_str().unwrap().contains("its record is not back yet"), "{refused}");
+    assert_eq!(deleted("False").await["allowed"], true, "what never served may be made again");
+    bench.api.put(STATEFULSET, statefulset());
+    assert_eq!(deleted("True").await["allowed"], true, "a roll-out");
 }
 
 #[tokio::test]
