@@ -8,7 +8,7 @@ use tests::cluster::is_bed;
 use tests::disk::Start;
 use tests::members::Member;
 use tests::process::until;
-use tests::release::{Helm, Release};
+use tests::release::{Helm, Release, Storage};
 use tests::scenario;
 
 use crate::lost_disk::loses_its_disk;
@@ -41,12 +41,13 @@ async fn original_and_joined_members_refuse_to_start_on_a_lost_disk() -> Result 
 
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
-async fn a_cluster_grown_from_one_refuses_to_start_on_a_lost_disk() -> Result {
+async fn a_cluster_grown_from_one_on_provisioned_volumes_refuses_to_start_on_a_lost_disk() -> Result {
     if !is_bed() {
         println!("not the test bed: no disk can be emptied");
         return Ok(());
     }
-    scenario::run_alone(Release::of("lost-grown", Helm::V4), async |release| {
+    let release = Release::of("lost-grown", Helm::V4).on(Storage::Provisioned);
+    scenario::run_alone(release, async |release| {
         release.install(1, &[]).await?;
         release.upgrade(2, &[]).await?;
         release.upgrade(3, &[]).await?;
