@@ -10,7 +10,7 @@ use crate::process::until;
 use crate::release::Release;
 
 /// How long members may take until all have applied one revision.
-const HASHES: Duration = Duration::from_secs(10);
+const HASHES: Duration = Duration::from_secs(60);
 
 /// What must not change for a pod that was there before.
 #[derive(Clone, Debug, PartialEq, Eq)]
