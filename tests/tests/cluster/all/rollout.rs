@@ -1,6 +1,6 @@
 //! A new image of etcd after members were added, half-way and by hand; and to seven members.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde_json::json;
 use tests::faults::own_name;
 use tests::load::Load;
@@ -15,7 +15,7 @@ type Result = anyhow::Result<()>;
 #[tokio::test]
 #[ignore = "needs the test bed: make test-all"]
 async fn a_canary_of_the_chart_rolls_what_it_would_without_us() -> Result {
-    scenario::run("canary", Helm::V4, async |release| {
+    on_both_kinds_of_volume("canary", async |release| {
         let (first, next) = (release.images.etcd.clone(), own_name(&release.images.etcd, "canary").await?);
         release.install(3, &[]).await?;
         let load = Load::start(release).await?;
@@ -93,7 +93,7 @@ async fn a_partition_set_by_hand_is_kept_while_etcd_becomes_the_next_minor() -> 
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
 async fn three_become_five_become_seven_and_nobody_is_made_again() -> Result {
-    scenario::run("seven", Helm::V4, async |release| {
+    on_both_kinds_of_volume("seven", async |release| {
         // Seven members on six nodes.
         let soft = ["--set", "etcd.podAntiAffinityPreset=soft"];
         release.install(3, &soft).await?;
@@ -116,6 +116,15 @@ async fn three_become_five_become_seven_and_nobody_is_made_again() -> Result {
         Ok(())
     })
     .await
+}
+
+async fn on_both_kinds_of_volume(name: &str, scenario: impl AsyncFn(&Release) -> Result) -> Result {
+    for storage in [Storage::Manual, Storage::Provisioned] {
+        scenario::run_on(Release::of(name, Helm::V4).on(storage), &scenario)
+            .await
+            .with_context(|| format!("{storage:?}"))?;
+    }
+    Ok(())
 }
 
 async fn partition_by_hand(release: &Release, partition: u64) -> Result {
