@@ -9,7 +9,8 @@ use serde_json::Value;
 use crate::process::until;
 use crate::release::Release;
 
-/// How long members may take until all have applied one revision.
+/// How long members may take until all have applied one revision, and none has compacted it
+/// meanwhile: then another is asked for.
 const HASHES: Duration = Duration::from_secs(60);
 
 /// What must not change for a pod that was there before.
