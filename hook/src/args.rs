@@ -191,6 +191,9 @@ struct Preflight {
     /// The StatefulSet as the release will have it, in JSON.
     #[arg(long, env = "ETCD_SCALER_MANIFEST")]
     manifest: PathBuf,
+    /// The Lease of the runs [default: <statefulset>-scaler].
+    #[arg(long, env = "ETCD_SCALER_LEASE")]
+    lease: Option<String>,
     /// The check ends after this time.
     #[arg(long, env = "ETCD_SCALER_DEADLINE", default_value = "60s", value_parser = humantime::parse_duration)]
     deadline: Duration,
@@ -239,8 +242,10 @@ impl Args {
                 let plan = volumes.plan();
                 scale::run(scale::Run { target, plan, trigger, deadline, join_deadline, lease, pod_name }).await
             }
-            Command::Preflight(Preflight { target, manifest, deadline }) => {
-                preflight::run(target.target(), &manifest, deadline).await
+            Command::Preflight(Preflight { target, manifest, lease, deadline }) => {
+                let target = target.target();
+                let lease = lease_of(lease, &target);
+                preflight::run(target, &manifest, &lease, deadline).await
             }
             Command::Leave(Leave { target, lease, deadline }) => {
                 let target = target.target();

@@ -161,7 +161,11 @@ async fn spare_claims(
     Ok(spare)
 }
 
-async fn pods(
+/// The pods that its selector finds, by ordinal.
+///
+/// # Errors
+/// When the API server did not tell.
+pub async fn pods(
     objects: &Objects,
     target: &Target,
     statefulset: &StatefulSet,

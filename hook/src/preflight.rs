@@ -17,6 +17,7 @@ use crate::immutable;
 use crate::objects::{Objects, patiently, reference, replicas};
 use crate::observe::{adopt, record};
 use crate::report::{self, Reports};
+use crate::unused;
 use crate::volumes::claim_name;
 
 /// How long one member may take to answer.
@@ -30,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 ///
 /// # Errors
 /// Why the upgrade must not go on.
-pub async fn run(mut target: Target, manifest: &Path, deadline: Duration) -> anyhow::Result<()> {
+pub async fn run(mut target: Target, manifest: &Path, lease: &str, deadline: Duration) -> anyhow::Result<()> {
     let end = Instant::now() + deadline;
     let text = std::fs::read_to_string(manifest).with_context(|| format!("failed to read {}", manifest.display()))?;
     let rendered: StatefulSet =
@@ -46,19 +47,26 @@ pub async fn run(mut target: Target, manifest: &Path, deadline: Duration) -> any
     let (from, to) = (replicas(&live), replicas(&rendered));
     let reports = Reports::about(objects.client.clone(), reference(&live), "preflight");
     let checked = async {
-        dry_run(&objects, &target, &live, &rendered).await?;
+        if let Some(fixed) = dry_run(&objects, &target, &live, &rendered).await? {
+            return make_again(&objects, &target, &live, lease, &fixed, end).await.map(Some);
+        }
         if from != to && record(&live)?.is_none_or(|record| record.count() != to) {
             // Who is to go may be gone already; whether it may go is the guard's to say.
             all_healthy(&target, from.min(to), end).await?;
         }
-        anyhow::Ok(())
+        anyhow::Ok(None)
     };
     let checked = match tokio::time::timeout_at(end, checked).await {
         Ok(checked) => checked,
         Err(_) => Err(anyhow::anyhow!("the checks did not end within {} s", deadline.as_secs())),
     };
     match checked {
-        Ok(()) => {
+        Ok(Some(made_again)) => {
+            reports.did("StatefulSetDeleted", made_again.clone()).await;
+            report::last_word(&made_again);
+            Ok(())
+        }
+        Ok(None) => {
             release_count(&objects, &target, &live, &rendered, end).await?;
             let result = format!("preflight passed: {from} → {to} replicas would be admitted");
             info!("{result}");
@@ -129,24 +137,52 @@ impl std::fmt::Display for Fixed {
 
 impl std::error::Error for Fixed {}
 
-/// Shows the whole StatefulSet to the API server and so to the webhook, without an effect.
-async fn dry_run(objects: &Objects, target: &Target, live: &StatefulSet, rendered: &StatefulSet) -> anyhow::Result<()> {
+/// Shows the whole StatefulSet to the API server and so to the webhook, without an effect. What is
+/// fixed in the live one and differs, in words.
+async fn dry_run(
+    objects: &Objects,
+    target: &Target,
+    live: &StatefulSet,
+    rendered: &StatefulSet,
+) -> anyhow::Result<Option<Vec<String>>> {
     // Helm's own manager name: what it owns is not taken from it, not even in a dry run.
     let params =
         PatchParams { dry_run: true, force: true, field_manager: Some("helm".into()), ..PatchParams::default() };
     match objects.statefulsets.patch(&target.statefulset, &params, &Patch::Apply(rendered)).await {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(None),
         Err(kube::Error::Api(status)) if status.message.contains("failed calling webhook") => bail!(
             "etcd-scaler's webhook does not answer, and without it no change of members is safe: {}. See why (kubectl -n {} get pods -l app.kubernetes.io/component=webhook), then upgrade again",
             status.message,
             target.namespace
         ),
         Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains("fields other than") => {
-            let unbound = unbound_claims(objects, target, live).await?;
-            bail!(Fixed(immutable::way_out(target, &immutable::differences(live, rendered), &unbound)))
+            Ok(Some(immutable::differences(live, rendered)))
         }
         Err(kube::Error::Api(status)) => bail!("{}", status.message),
         Err(error) => Err(error).context("failed to try the change out (server-side dry run)"),
+    }
+}
+
+/// Where etcd never ran, Helm is to find no StatefulSet and makes it as the chart has it now; else a
+/// person has to do it, around the pods that run. What was done.
+async fn make_again(
+    objects: &Objects,
+    target: &Target,
+    live: &StatefulSet,
+    lease: &str,
+    differences: &[String],
+    end: Instant,
+) -> anyhow::Result<String> {
+    match unused::remove(objects, target, lease, end).await.context("failed to make way for the StatefulSet")? {
+        Ok(()) => Ok(format!(
+            "{target}: {}, which Kubernetes lets nobody change in a StatefulSet. etcd never ran in it, so it was deleted with its empty claims; Helm makes it again",
+            differences.join(", ")
+        )),
+        Err(used) => {
+            info!("{target} cannot simply be made again: {used}");
+            let unbound = unbound_claims(objects, target, live).await?;
+            bail!(Fixed(immutable::way_out(target, differences, &unbound)))
+        }
     }
 }
 

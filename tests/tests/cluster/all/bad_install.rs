@@ -45,14 +45,26 @@ async fn a_wrong_image_is_healed_while_the_webhook_is_down_with_helm_3() -> Resu
 
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
-async fn a_wrong_class_is_named_with_the_way_out_helm_4() -> Result {
-    wrong_class("wrong-class", Helm::V4).await
+async fn a_wrong_class_is_healed_by_the_next_upgrade() -> Result {
+    wrong_class("wrong-class", Helm::V4, Webhook::Up).await
 }
 
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
-async fn a_wrong_class_is_named_with_the_way_out_helm_3() -> Result {
-    wrong_class("wrong-class-3", Helm::V3).await
+async fn a_wrong_class_is_healed_by_the_next_upgrade_with_helm_3() -> Result {
+    wrong_class("wrong-class-3", Helm::V3, Webhook::Up).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_wrong_class_is_healed_while_the_webhook_is_down() -> Result {
+    wrong_class("wrong-class-alone", Helm::V4, Webhook::Down).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_wrong_class_is_healed_while_the_webhook_is_down_with_helm_3() -> Result {
+    wrong_class("wrong-class-alone-3", Helm::V3, Webhook::Down).await
 }
 
 #[tokio::test]
@@ -93,9 +105,9 @@ async fn wrong_image(name: &str, helm: Helm, options: &[&str], webhook: Webhook)
     .await
 }
 
-/// The claims' class cannot be changed in a StatefulSet: Kubernetes refuses it, and what is left to
-/// do is said before Helm changes anything.
-async fn wrong_class(name: &str, helm: Helm) -> Result {
+/// The claims' class cannot be changed in a StatefulSet. Where etcd never ran it is made again by the
+/// upgrade; where it runs that is said before Helm changes anything, with the commands for it.
+async fn wrong_class(name: &str, helm: Helm, webhook: Webhook) -> Result {
     scenario::run(name, helm, async |release| {
         let class = format!("{name}-no-such-provisioner");
         apply(&json!({
@@ -105,31 +117,40 @@ async fn wrong_class(name: &str, helm: Helm) -> Result {
             "provisioner": "etcd-scaler.io/no-such-provisioner",
         }))
         .await?;
-        let outcome = with_wrong_class(release, &class).await;
+        let outcome = with_wrong_class(release, &class, webhook).await;
         kubectl(["delete", "storageclass", &class, "--ignore-not-found"]).await?;
         outcome
     })
     .await
 }
 
-async fn with_wrong_class(release: &Release, class: &str) -> Result {
+async fn with_wrong_class(release: &Release, class: &str, webhook: Webhook) -> Result {
     let wrong = format!("etcd.persistence.storageClass={class}");
-    let failed = fails(release, &[&["--set", &wrong][..], &SOON].concat()).await?;
+    let wrong = ["--set", &wrong];
+    let failed = fails(release, &[&wrong[..], &SOON].concat()).await?;
     says(release, &failed, &[&release.pod(0), &format!("data-{}", release.pod(0)), class])?;
     is_as_its_chart_made_it(release).await?;
-    // The right class: refused before anything is changed, with the commands that make it possible.
-    let refused = release.try_upgrade(3, &[]).await?.refused()?;
-    let set = release.statefulset();
-    let (orphan, claims) = (format!("delete statefulset {set} --cascade=orphan"), format!("data-{}", release.pod(2)));
-    says(release, &refused, &["volumeClaimTemplates", class, "manual", &orphan, "delete pvc", &claims])?;
+    if webhook == Webhook::Down {
+        release.remove_webhook().await?;
+    }
+    heals(release, &[]).await?;
+    release.names_peers(3).await?;
+    scales(release, &[]).await?;
+    // The other way round, over members that serve.
+    let before = release.pods().await?;
+    let refused = release.try_upgrade(4, &wrong).await?.refused()?;
+    let orphan = format!("delete statefulset {} --cascade=orphan", release.statefulset());
+    says(release, &refused, &["volumeClaimTemplates", class, "manual", &orphan])?;
+    ensure!(!refused.contains("delete pvc"), "claims with data are to be deleted: {refused}");
+    release.is_settled(4).await?;
     // What the sentence says, to the letter.
     for command in commands(&refused) {
         release.say(&format!("$ {command}"));
         kubectl(command.split_whitespace().skip(1)).await?;
     }
-    heals(release, &[]).await?;
-    release.names_peers(3).await?;
-    scales(release, &[]).await
+    release.upgrade(4, &wrong).await?;
+    release.is_settled(4).await?;
+    release.kept(&before).await
 }
 
 /// Two of three members get a node. They bootstrap; the third is held by nobody, however often its
