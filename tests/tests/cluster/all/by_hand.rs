@@ -18,11 +18,21 @@ const BACK: Duration = Duration::from_secs(120);
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
 async fn a_member_removed_by_hand_joins_again_with_its_old_data_set_aside() -> Result {
+    by_hand("by-hand", Helm::V4).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_member_removed_by_hand_joins_again_with_its_old_data_set_aside_with_helm_3() -> Result {
+    by_hand("by-hand-3", Helm::V3).await
+}
+
+async fn by_hand(name: &str, helm: Helm) -> Result {
     if !is_bed() {
         println!("not the test bed: no disk can be looked into");
         return Ok(());
     }
-    scenario::run_alone(Release::of("by-hand", Helm::V4), async |release| {
+    scenario::run_alone(Release::of(name, helm), async |release| {
         release.install(3, &[]).await?;
         release.upgrade(4, &[]).await?;
         let load = Load::start(release).await?;

@@ -22,13 +22,23 @@ const BACK: Duration = Duration::from_secs(120);
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
 async fn without_our_image_and_our_chart_members_restart_reboot_and_are_re_created() -> Result {
-    let mut release = Release::of("image-gone", Helm::V4);
+    without_us("image-gone", Helm::V4).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn without_our_image_and_our_chart_members_restart_reboot_and_are_re_created_with_helm_3() -> Result {
+    without_us("image-gone-3", Helm::V3).await
+}
+
+async fn without_us(name: &str, helm: Helm) -> Result {
+    let mut release = Release::of(name, helm);
     if !is_bed() {
         release.say("not the test bed: no image is taken off its nodes");
         return Ok(());
     }
     let image = release.images.scaler.clone();
-    release.images.scaler = own_name(&image, "image-gone").await?;
+    release.images.scaler = own_name(&image, name).await?;
     scenario::run_alone(release, async |release| {
         adopted_and_scaled(release).await?;
         let ours = release.images.scaler.clone();
@@ -49,8 +59,12 @@ async fn without_our_image_and_our_chart_members_restart_reboot_and_are_re_creat
         let uninstall = release.try_uninstall(&["--timeout=30s"]).await?;
         release.say(&format!("helm uninstall without our image:\n{}", uninstall.ended.printed()));
         let hooks = uninstall.refused()?;
-        let job = format!("Job/{}/{}-etcd-scaler-leave not ready", release.namespace, release.name);
-        ensure!(hooks.contains(&job), "Helm does not name the hook that failed: {hooks}");
+        let hook = match helm {
+            Helm::V4 => format!("Job/{}/{}-etcd-scaler-leave not ready", release.namespace, release.name),
+            // Helm 3 does not say which.
+            Helm::V3 => "pre-delete".into(),
+        };
+        ensure!(hooks.contains(&hook), "Helm does not name the hook that failed: {hooks}");
         let before = release.pods().await?;
         release.try_uninstall(&["--no-hooks"]).await?.ended.ok()?;
         nobody_rolls(release, &before).await?;
@@ -64,11 +78,21 @@ async fn without_our_image_and_our_chart_members_restart_reboot_and_are_re_creat
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
 async fn uninstalled_the_statefulset_is_its_owners_again_and_nobody_rolls() -> Result {
+    given_back("given-back", Helm::V4).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn uninstalled_the_statefulset_is_its_owners_again_and_nobody_rolls_with_helm_3() -> Result {
+    given_back("given-back-3", Helm::V3).await
+}
+
+async fn given_back(name: &str, helm: Helm) -> Result {
     if !is_bed() {
         println!("not the test bed: no node is rebooted");
         return Ok(());
     }
-    scenario::run_alone(Release::of("given-back", Helm::V4), async |release| {
+    scenario::run_alone(Release::of(name, helm), async |release| {
         adopted_and_scaled(release).await?;
         let before = release.pods().await?;
         ensure!(release.partition().await? == 4, "during our time the partition is {}", release.partition().await?);

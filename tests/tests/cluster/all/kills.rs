@@ -235,7 +235,17 @@ async fn raft_index(release: &Release) -> anyhow::Result<Value> {
 #[tokio::test]
 #[ignore = "needs the test bed: make test-all"]
 async fn one_two_three_comes_back_by_itself() -> Result {
-    scenario::run_alone(with_failpoints("two", Helm::V4), async |release| {
+    comes_back("two", Helm::V4).await
+}
+
+#[tokio::test]
+#[ignore = "needs the test bed: make test-all"]
+async fn one_two_three_comes_back_by_itself_with_helm_3() -> Result {
+    comes_back("two-3", Helm::V3).await
+}
+
+async fn comes_back(name: &str, helm: Helm) -> Result {
+    scenario::run_alone(with_failpoints(name, helm), async |release| {
         release.install(1, &[]).await?;
         Load::start(release).await?;
         for to in [2, 3] {

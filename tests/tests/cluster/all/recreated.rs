@@ -23,7 +23,17 @@ const MENDED: Duration = Duration::from_secs(60);
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
 async fn deleted_and_created_again_in_each_way_with_the_webhook_up_and_down() -> Result {
-    scenario::run("orphaned", Helm::V4, async |release| {
+    orphaned("orphaned", Helm::V4).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn deleted_and_created_again_in_each_way_with_the_webhook_up_and_down_with_helm_3() -> Result {
+    orphaned("orphaned-3", Helm::V3).await
+}
+
+async fn orphaned(name: &str, helm: Helm) -> Result {
+    scenario::run(name, helm, async |release| {
         release.install(3, &[]).await?;
         release.upgrade(4, &[]).await?;
         let load = Load::start(release).await?;
@@ -85,7 +95,17 @@ async fn deleted_and_created_again_in_each_way_with_the_webhook_up_and_down() ->
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
 async fn the_lease_is_deleted_the_annotation_dropped_and_edited() -> Result {
-    scenario::run("record", Helm::V4, async |release| {
+    record("record", Helm::V4).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn the_lease_is_deleted_the_annotation_dropped_and_edited_with_helm_3() -> Result {
+    record("record-3", Helm::V3).await
+}
+
+async fn record(name: &str, helm: Helm) -> Result {
+    scenario::run(name, helm, async |release| {
         release.install(3, &[]).await?;
         let (before, members) = (release.pods().await?, release.members().await?);
         let (set, record) = (release.statefulset(), release.record().await?);
@@ -126,7 +146,8 @@ async fn the_lease_is_deleted_the_annotation_dropped_and_edited() -> Result {
         release.webhook_is_whole().await?;
         is_theirs_again(release, &before, &members).await?;
         // And still it scales. The fields are kubectl's now: Helm 4 asks to be told to take them back.
-        release.upgrade(4, &["--force-conflicts"]).await?;
+        let force: &[&str] = if helm == Helm::V4 { &["--force-conflicts"] } else { &[] };
+        release.upgrade(4, force).await?;
         release.is_settled(4).await?;
         release.kept(&before).await
     })
@@ -136,7 +157,17 @@ async fn the_lease_is_deleted_the_annotation_dropped_and_edited() -> Result {
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
 async fn installed_again_over_kept_volumes_it_is_the_same_cluster() -> Result {
-    scenario::run("reinstalled", Helm::V4, async |release| {
+    kept_volumes("reinstalled", Helm::V4).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn installed_again_over_kept_volumes_it_is_the_same_cluster_with_helm_3() -> Result {
+    kept_volumes("reinstalled-3", Helm::V3).await
+}
+
+async fn kept_volumes(name: &str, helm: Helm) -> Result {
+    scenario::run(name, helm, async |release| {
         let (cluster, members) = four_with_keys(release).await?;
         release.uninstall().await?;
         release.install(4, &[]).await?;
@@ -156,7 +187,17 @@ async fn installed_again_over_kept_volumes_it_is_the_same_cluster() -> Result {
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
 async fn installed_again_over_wiped_volumes_it_is_a_new_cluster() -> Result {
-    scenario::run("wiped", Helm::V4, async |release| {
+    wiped_volumes("wiped", Helm::V4).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn installed_again_over_wiped_volumes_it_is_a_new_cluster_with_helm_3() -> Result {
+    wiped_volumes("wiped-3", Helm::V3).await
+}
+
+async fn wiped_volumes(name: &str, helm: Helm) -> Result {
+    scenario::run(name, helm, async |release| {
         four_with_keys(release).await?;
         release.uninstall().await?;
         let before = release.lease_record().await?;
