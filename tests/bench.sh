@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# make bench: the numbers of a scale, on the cluster that KUBECONFIG names (tests/src/bin/bench.rs).
+# make bench: the numbers of a scale, on the cluster that KUBECONFIG names (tests/src/bin/bench/).
 # It was compiled before: the bed has no way out to a registry.
 set -euo pipefail
 cd "$(dirname "$0")/.."

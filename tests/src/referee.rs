@@ -4,7 +4,7 @@
 //! ([`wal`]), the logs of etcd's containers and what the load was answered; [`watch`] keeps hold of
 //! the files while pods and disks come and go. [`judge`] is pure.
 
-mod audit;
+pub mod audit;
 mod etcd_log;
 pub mod history;
 pub mod judge;

@@ -27,26 +27,48 @@ impl AuditLog {
         Ok(Self { path: path.to_owned(), from: metadata.len() })
     }
 
+    /// All that is still there.
+    #[must_use]
+    pub fn from_start(path: &Path) -> Self {
+        Self { path: path.to_owned(), from: 0 }
+    }
+
+    /// The verbs of a user's requests since then, reads too.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn verbs_of(&self, user: &str) -> anyhow::Result<Vec<String>> {
+        let mark = format!("\"username\":\"{user}\"");
+        let mut verbs = Vec::new();
+        self.lines(&mark, |event| verbs.extend(event["verb"].as_str().map(str::to_owned)))?;
+        Ok(verbs)
+    }
+
     /// The writes to a namespace since then, in the order in which they arrived.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn requests(&self, namespace: &str) -> anyhow::Result<Vec<Request>> {
-        let read = || -> anyhow::Result<Vec<Request>> {
+        let mut requests = Vec::new();
+        let mark = format!("\"namespace\":\"{namespace}\"");
+        self.lines(&mark, |event| requests.extend(request(&event, namespace)))?;
+        requests.sort_by_key(|request: &Request| request.received);
+        Ok(requests)
+    }
+
+    /// Each line since then that has this mark; most are of others, and are not taken apart.
+    fn lines(&self, mark: &str, mut each: impl FnMut(Value)) -> anyhow::Result<()> {
+        let mut read = || -> anyhow::Result<()> {
             let mut file = File::open(&self.path)?;
             file.seek(SeekFrom::Start(self.from))?;
-            let mut requests = Vec::new();
-            // Most lines are of other namespaces: they are not taken apart.
-            let mark = format!("\"namespace\":\"{namespace}\"");
             for line in BufReader::new(file).lines() {
                 let line = line?;
-                if line.contains(&mark) {
-                    // The last line may be half written.
-                    requests.extend(serde_json::from_str(&line).ok().and_then(|event| request(&event, namespace)));
+                // The last line may be half written.
+                if let Some(event) = line.contains(mark).then(|| serde_json::from_str(&line).ok()).flatten() {
+                    each(event);
                 }
             }
-            requests.sort_by_key(|request: &Request| request.received);
-            Ok(requests)
+            Ok(())
         };
         read().with_context(|| format!("failed to read {}", self.path.display()))
     }
@@ -55,7 +77,7 @@ impl AuditLog {
 /// Those that say something about members and their pods.
 fn request(event: &Value, namespace: &str) -> Option<Request> {
     let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    if event["objectRef"]["namespace"] != namespace {
+    if event["objectRef"]["namespace"] != namespace || ["get", "list", "watch"].contains(&text("/verb").as_str()) {
         return None;
     }
     let mut resource = text("/objectRef/resource");

@@ -1,6 +1,10 @@
 //! `make bench`: how long a scale takes and where the time goes, how long writes stall, and what
 //! the programs need. Each number stands beside its bound; one over its bound fails the bench.
 
+mod idle;
+mod page;
+mod scaled;
+
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
@@ -16,6 +20,8 @@ use tests::scenario;
 const UNSTARTED: f64 = 3.0;
 /// From `member add` to promotion, on empty data.
 const JOIN: f64 = 10.0;
+/// Of writes, during a scale-up.
+const STALL_UP: f64 = 1.0;
 /// Of the Job, in MiB.
 const JOB: f64 = 32.0;
 /// Of the idle webhook, in MiB.
@@ -25,13 +31,28 @@ const IMAGE: f64 = 20.0;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match scenario::run("bench", Helm::V4, async |release| bench(release).await).await {
+    match all().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// One after the other: they are not to take each other's time.
+async fn all() -> anyhow::Result<()> {
+    let mut numbers = Numbers::default();
+    scenario::run("bench", Helm::V4, async |release| bench(release, &mut numbers).await).await?;
+    let mut ours = None;
+    scenario::run("bench-scale", Helm::V4, async |release| {
+        ours = Some(scaled::bench(release, &mut numbers).await?);
+        Ok(())
+    })
+    .await?;
+    page::bench(&ours.context("nothing was measured")?, &mut numbers).await?;
+    ensure!(numbers.over.is_empty(), "over the bound: {}", numbers.over.join(", "));
+    Ok(())
 }
 
 /// The numbers, as they come.
@@ -50,8 +71,7 @@ impl Numbers {
     }
 }
 
-async fn bench(release: &Release) -> anyhow::Result<()> {
-    let mut numbers = Numbers::default();
+async fn bench(release: &Release, numbers: &mut Numbers) -> anyhow::Result<()> {
     let installed = release.install(3, &[]).await?;
     numbers.told("install: three members, validated", installed.seconds(), "s", None);
     let namespace = format!("--namespace={}", release.namespace);
@@ -80,7 +100,7 @@ async fn bench(release: &Release) -> anyhow::Result<()> {
         numbers.told("from member add to promotion", seconds(join.took()), "s", None);
     }
     let stall = counts["window"]["longest_stall_ms"].as_i64().unwrap_or_default();
-    numbers.told("longest stall of writes", seconds(stall), "s", None);
+    numbers.told("longest stall of writes", seconds(stall), "s", Some(STALL_UP));
     println!();
     let peak = peak.max(under_load);
     match (peak, memory::now(&["/webhook", &namespace])) {
@@ -94,7 +114,6 @@ async fn bench(release: &Release) -> anyhow::Result<()> {
         }
     }
     numbers.told("image", image_size(&release.images.scaler).await?, "MB", Some(IMAGE));
-    ensure!(numbers.over.is_empty(), "over the bound: {}", numbers.over.join(", "));
     Ok(())
 }
 
