@@ -59,11 +59,7 @@ async fn without_us(name: &str, helm: Helm) -> Result {
         let uninstall = release.try_uninstall(&["--timeout=30s"]).await?;
         release.say(&format!("helm uninstall without our image:\n{}", uninstall.ended.printed()));
         let hooks = uninstall.refused()?;
-        let hook = match helm {
-            Helm::V4 => format!("Job/{}/{}-etcd-scaler-leave not ready", release.namespace, release.name),
-            // Helm 3 does not say which.
-            Helm::V3 => "pre-delete".into(),
-        };
+        let hook = format!("{}-etcd-scaler-leave", release.name);
         ensure!(hooks.contains(&hook), "Helm does not name the hook that failed: {hooks}");
         let before = release.pods().await?;
         release.try_uninstall(&["--no-hooks"]).await?.ended.ok()?;
