@@ -7,6 +7,7 @@ mod kills;
 mod leaving;
 mod lost_disk;
 mod minds;
+mod outages;
 mod recreated;
 mod rollout;
 mod versions;
