@@ -2,6 +2,7 @@
 
 mod bad_install;
 mod by_hand;
+mod helm;
 mod image_gone;
 mod kills;
 mod leaving;
