@@ -93,6 +93,16 @@ pub async fn node(name: &str, words: &[&str]) -> anyhow::Result<String> {
     run(&script.to_string_lossy(), [&[number], words].concat(), "", Duration::from_secs(30)).await?.ok()
 }
 
+/// `tests/bed/control-plane …`: kill a program of the bed's control plane, or let it run again.
+///
+/// # Errors
+/// When it fails, and on another cluster.
+pub async fn control_plane(words: &[&str]) -> anyhow::Result<()> {
+    ensure!(is_bed(), "the control plane is not the test bed's: {words:?} cannot be done to it");
+    let script = top().join("tests/bed/control-plane");
+    run(&script.to_string_lossy(), words, "", Duration::from_secs(70)).await?.ok().map(drop)
+}
+
 /// Where the bed's API server writes its audit log.
 pub async fn audit_log() -> Option<PathBuf> {
     if !is_bed() {

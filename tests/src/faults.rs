@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use crate::cluster::{in_node, names, node, nodes};
+use crate::cluster::{control_plane, in_node, names, node, nodes};
 use crate::members::text;
 use crate::process::{kubectl, kubectl_json, run, until};
 use crate::release::Release;
@@ -22,9 +22,8 @@ impl Release {
     /// # Errors
     /// When they do not stop.
     pub async fn take_down(&self, ordinals: &[usize]) -> anyhow::Result<()> {
-        let keep = json!({ "metadata": { "finalizers": [FINALIZER] } }).to_string();
         for &ordinal in ordinals {
-            self.kubectl(&["patch", "pod", &self.pod(ordinal), "--type=merge", "-p", &keep]).await?;
+            self.keep_object(ordinal).await?;
             self.kubectl(&["delete", "pod", &self.pod(ordinal), "--wait=false", "--grace-period=1"]).await?;
         }
         for &ordinal in ordinals {
@@ -38,6 +37,16 @@ impl Release {
             .await?;
         }
         Ok(())
+    }
+
+    /// Has a pod's object stay when the pod is deleted, as one that is slow to end does, until
+    /// [`Release::let_go`].
+    ///
+    /// # Errors
+    /// When there is no such pod.
+    pub async fn keep_object(&self, ordinal: usize) -> anyhow::Result<()> {
+        let keep = json!({ "metadata": { "finalizers": [FINALIZER] } }).to_string();
+        self.kubectl(&["patch", "pod", &self.pod(ordinal), "--type=merge", "-p", &keep]).await.map(drop)
     }
 
     /// Lets all members come back, and waits until they are Ready.
@@ -141,6 +150,22 @@ pub async fn start_node(name: &str) -> anyhow::Result<()> {
     .await
 }
 
+/// Ends the bed's API server without a word; it stays away until [`start_api_server`].
+///
+/// # Errors
+/// When it does not run.
+pub async fn kill_api_server() -> anyhow::Result<()> {
+    control_plane(&["kill", "kube-apiserver"]).await
+}
+
+/// Lets the bed's API server run again, and waits until it answers.
+///
+/// # Errors
+/// When it does not.
+pub async fn start_api_server() -> anyhow::Result<()> {
+    control_plane(&["start", "kube-apiserver"]).await
+}
+
 /// Stops all processes of a node of the bed where they are.
 ///
 /// # Errors
@@ -157,11 +182,13 @@ pub async fn thaw_node(name: &str) -> anyhow::Result<()> {
     node(name, &["thaw"]).await.map(drop)
 }
 
-/// Starts and thaws every node of the bed: what a scenario that failed may have left behind.
+/// Starts the bed's API server, and starts and thaws every node: what a scenario that failed may
+/// have left behind.
 ///
 /// # Errors
 /// When one does not come back.
-pub async fn repair_nodes() -> anyhow::Result<()> {
+pub async fn repair_bed() -> anyhow::Result<()> {
+    start_api_server().await?;
     for name in nodes().await? {
         thaw_node(&name).await?;
         node(&name, &["join"]).await?;

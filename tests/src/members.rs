@@ -97,6 +97,23 @@ impl Release {
         Ok(members)
     }
 
+    /// The ordinal of the member that leads.
+    ///
+    /// # Errors
+    /// When nobody does, or the members do not answer.
+    pub async fn leader(&self) -> anyhow::Result<usize> {
+        let status = self.etcdctl(&["endpoint", "status", "--cluster", "-w", "json"]).await?;
+        let status: Value = serde_json::from_str(&status)?;
+        let all = status.as_array().context("no status")?;
+        let leads = |it: &&Value| it["Status"]["leader"] == it["Status"]["header"]["member_id"];
+        let leader = all.iter().find(leads).and_then(|it| it["Status"]["leader"].as_u64()).context("nobody leads")?;
+        let members = self.members().await?;
+        let leader = members.iter().find(|member| member.id == format!("{leader:016x}"));
+        let name = &leader.context("the leader is not in the member list")?.name;
+        let ordinal = name.rsplit_once('-').and_then(|(_, ordinal)| ordinal.parse().ok());
+        ordinal.with_context(|| format!("the leader is {name}"))
+    }
+
     /// The hash that each member holds at one revision, by endpoint.
     ///
     /// # Errors

@@ -295,9 +295,58 @@ impl Release {
              {manual}etcd.replicaCount={members}",
             self.storage.class()
         );
-        let chart = top().join("chart").to_string_lossy().into_owned();
+        let chart = chart();
         let command = [verb, &self.name, &chart, "--hide-notes", "--set", &values];
         self.run_helm(&[&command, more].concat()).await
+    }
+
+    /// `helm upgrade --reuse-values`: nothing but these values is said.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn try_upgrade_reusing(&self, values: &[&str]) -> anyhow::Result<Ran> {
+        let chart = chart();
+        let mut command = vec!["upgrade", &self.name, &chart, "--hide-notes", "--reuse-values"];
+        command.extend(values.iter().flat_map(|value| ["--set", value]));
+        self.run_helm(&command).await
+    }
+
+    /// `helm rollback` to a revision, however it ends.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn try_rollback(&self, revision: u64, more: &[&str]) -> anyhow::Result<Ran> {
+        self.run_helm(&[&["rollback", &self.name, &revision.to_string()], more].concat()).await
+    }
+
+    /// `helm rollback` to a revision, to its success.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn rollback(&self, revision: u64) -> anyhow::Result<Ran> {
+        let ran = self.try_rollback(revision, &[]).await?;
+        ran.ended.clone().ok()?;
+        Ok(ran)
+    }
+
+    /// The revisions that Helm knows, with the status of each (`deployed`, `pending-upgrade`, …).
+    ///
+    /// # Errors
+    /// When Helm does not tell.
+    pub async fn revisions(&self) -> anyhow::Result<Vec<(u64, String)>> {
+        let printed = self.run_helm(&["history", &self.name, "-o", "json"]).await?.ended.ok()?;
+        let history: Value = serde_json::from_str(&printed).with_context(|| format!("Helm printed {printed}"))?;
+        let revisions = history.as_array().context("the history is no list")?.iter();
+        let told = |it: &Value| Some((it["revision"].as_u64()?, it["status"].as_str()?.to_owned()));
+        revisions.map(|it| told(it).with_context(|| format!("Helm told {it}"))).collect()
+    }
+
+    /// The last revision and its status.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn last_revision(&self) -> anyhow::Result<(u64, String)> {
+        self.revisions().await?.pop().context("the release has no revision")
     }
 
     async fn run_helm(&self, arguments: &[&str]) -> anyhow::Result<Ran> {
@@ -361,6 +410,11 @@ impl Release {
         let all = names(&kubectl_json(["get", kinds]).await?);
         Ok(all.into_iter().filter(|name| name.starts_with(&format!("{}-", self.name))).collect())
     }
+}
+
+/// Where the chart is.
+fn chart() -> String {
+    top().join("chart").to_string_lossy().into_owned()
 }
 
 /// Milliseconds since 1970.

@@ -8,7 +8,7 @@ use anyhow::{anyhow, bail};
 use futures::FutureExt;
 
 use crate::dump::dump;
-use crate::faults::repair_nodes;
+use crate::faults::repair_bed;
 use crate::referee::judge::{Rule, Violation, judge};
 use crate::referee::{Referee, told};
 use crate::release::{Helm, Release};
@@ -54,8 +54,8 @@ pub async fn run_excused(
     on(release, excused, scenario, false).await
 }
 
-/// Runs a scenario that harms the test bed's nodes: with nobody else at work, and with all nodes
-/// well again behind it.
+/// Runs a scenario that harms the test bed itself, its nodes or its API server: with nobody else at
+/// work, and with all of them well again behind it.
 ///
 /// # Errors
 /// What the scenario did not find as promised, or the referee.
@@ -66,7 +66,7 @@ pub async fn run_alone(
     run_alone_excused(release, &[], scenario).await
 }
 
-/// Runs a scenario that harms the test bed's nodes and breaks rules on purpose.
+/// Runs a scenario that harms the test bed itself and breaks rules on purpose.
 ///
 /// # Errors
 /// What the scenario did not find as promised, or the referee.
@@ -76,7 +76,7 @@ pub async fn run_alone_excused(
     scenario: impl AsyncFnOnce(&Release) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let _turn = turns::alone().await;
-    repair_nodes().await?;
+    repair_bed().await?;
     on(release, excused, scenario, true).await
 }
 
@@ -84,7 +84,7 @@ async fn on(
     release: Release,
     excused: &[Excused<'_>],
     scenario: impl AsyncFnOnce(&Release) -> anyhow::Result<()>,
-    harms_nodes: bool,
+    harms_bed: bool,
 ) -> anyhow::Result<()> {
     release.remove().await?;
     release.make_namespace().await?;
@@ -98,9 +98,9 @@ async fn on(
     if outcome.is_err() {
         dump(&release).await;
     }
-    if harms_nodes {
+    if harms_bed {
         // Nothing can be read or cleaned up on a node that is away.
-        repair_nodes().await?;
+        repair_bed().await?;
     }
     let judged = judged(&release, &referee, &ended, excused).await;
     if outcome.is_ok() && judged.is_err() {

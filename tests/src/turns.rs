@@ -1,4 +1,5 @@
-//! Whose turn it is: scenarios run side by side, but one that kills nodes needs them for itself.
+//! Whose turn it is: scenarios run side by side, but one that kills nodes, or
+//! the API server, needs the bed for itself.
 
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure};
 
+use crate::cluster::names;
+use crate::faults::kill_container;
 use crate::process::{run, until};
 use crate::release::{Release, now};
 
@@ -28,6 +30,22 @@ impl Release {
     pub async fn stop_webhook(&self) -> anyhow::Result<()> {
         self.kubectl(&["scale", "deployment", &self.webhook(), "--replicas=0"]).await?;
         self.webhook_is_gone().await
+    }
+
+    /// Kills the process of every replica of the bed and removes their pods; the Deployment makes
+    /// others, which need a moment.
+    ///
+    /// # Errors
+    /// When there is none that runs.
+    pub async fn kill_webhook(&self) -> anyhow::Result<()> {
+        let pods = self.webhook_pods();
+        let replicas = names(&self.json(&["get", "pods", "-l", &pods]).await?);
+        ensure!(!replicas.is_empty(), "there is no replica of the webhook");
+        for pod in replicas {
+            let process = self.running(&pod, "webhook").await?;
+            kill_container(&process.node, &process.id).await?;
+        }
+        self.kubectl(&["delete", "pods", "-l", &pods, "--grace-period=0", "--force"]).await.map(drop)
     }
 
     /// Removes the Deployment and with it every replica at once; an upgrade makes it again, with

@@ -96,6 +96,7 @@ proxies_ready() { in_control_plane "$BED_SOURCE/inside/proxies-ready.sh" "$nodes
 usable() {
   local left=100
   [[ $(cat "$RUN/up" 2>/dev/null) == "$made_from" ]] || return 1
+  rm -rf "$RUN/held" # what a test killed and did not start
   cgroup_init "$CGROUP/control-plane" >/dev/null || return 1
   until kubectl get --raw /readyz >/dev/null 2>&1; do
     ((left--)) || return 1

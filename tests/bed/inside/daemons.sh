@@ -2,11 +2,14 @@
 # two scripts that are pid 1 of a namespace.
 # shellcheck shell=bash
 
-# keep LOG COMMAND...: run COMMAND in the background, start it again when it ends.
+# keep LOG COMMAND...: run COMMAND in the background, start it again when it ends,
+# but not while it is held (tests/bed/control-plane).
 keep() {
-  local log=$1
+  local log=$1 held
+  held=$RUN/held/$(basename "$log" .log)
   shift
   while :; do
+    while [[ -e $held ]]; do sleep 0.1; done
     "$@" >>"$log" 2>&1 </dev/null || true
     echo "bed: ended, starting it again" >>"$log"
     sleep 1

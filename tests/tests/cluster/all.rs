@@ -2,11 +2,13 @@
 
 mod bad_install;
 mod by_hand;
+mod helm;
 mod image_gone;
 mod kills;
 mod leaving;
 mod lost_disk;
 mod minds;
+mod outages;
 mod recreated;
 mod rollout;
 mod versions;

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
+use membership::quorum::quorum;
 use tests::cluster::{is_bed, nodes};
 use tests::faults::{own_name, put_back, take_off};
 use tests::members::Member;
@@ -11,7 +12,12 @@ use tests::process::until;
 use tests::release::{Helm, Ran, Release};
 use tests::scenario;
 
+use crate::said::{error, said};
+
 type Result = anyhow::Result<()>;
+
+/// How long until the webhook has asked every member again.
+const SEEN: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 #[ignore = "needs a cluster: make test"]
@@ -29,6 +35,7 @@ async fn a_scale_that_cannot_be_done_fails_with_one_line_and_leaves_the_members(
             image_absent_on_the_newcomers_node(release, &members, &image).await?;
         } else {
             release.say("not the test bed: the image is not taken off a node");
+            release.upgrade(4, &[]).await?;
         }
         members_down(release, &[2], &members).await?;
         members_down(release, &[0, 1, 2], &members).await?;
@@ -52,6 +59,7 @@ async fn too_little_time(release: &Release, members: &[Member]) -> Result {
         &["until the deadline", &release.pod(3), "hook.deadlineSeconds"],
     )
     .await?;
+    held(release, "failed-too-little-time", "post", &upgrade).await?;
     ensure!(release.members().await? == members, "the member list changed");
     joining_pod_says_what_it_waits_for(release, 3).await?;
     goes_back(release, members).await
@@ -69,6 +77,7 @@ async fn image_absent_on_the_newcomers_node(release: &Release, members: &[Member
     let upgrade = release.try_upgrade(4, &[]).await?;
     let says = [&release.pod(3), "etcd-version", "Image", "not added to etcd"];
     fails_with_one_line(release, &upgrade, "post", 90.0, &says).await?;
+    held(release, "failed-image-absent", "post", &upgrade).await?;
     ensure!(release.members().await? == members, "the member list changed");
     // Repaired, and upgraded again as it is told: the newcomer is tried again by itself.
     put_back(image, &release.images.etcd, &spare).await?;
@@ -80,10 +89,25 @@ async fn image_absent_on_the_newcomers_node(release: &Release, members: &[Member
 async fn members_down(release: &Release, ordinals: &[usize], members: &[Member]) -> Result {
     let count = release.members().await?.len();
     release.take_down(ordinals).await?;
+    // What it says of them follows from what the webhook has seen. Without a quorum nobody is healthy.
+    let down = ordinals.len();
+    let sick = if count - down < quorum(count) { count } else { down };
+    let scale = format!("--replicas={}", count + 1);
+    let scale = ["scale", "statefulset", &release.statefulset(), &scale, "--dry-run=server"];
+    let refused = until("the webhook sees who is down", SEEN, async || match release.kubectl(&scale).await {
+        Ok(admitted) => bail!("it is admitted: {admitted}"),
+        Err(error) => {
+            let refused = format!("{error:#}");
+            ensure!(refused.contains(&format!("{sick} of {count} members not healthy")), "{refused}");
+            Ok(refused)
+        }
+    });
+    said(release, &format!("refused-scale-with-{down}-down"), &refused.await?);
     let upgrade = release.try_upgrade(count + 1, &[]).await?;
     let pods: Vec<String> = ordinals.iter().map(|&ordinal| release.pod(ordinal)).collect();
     let says: Vec<&str> = pods.iter().map(String::as_str).collect();
     fails_with_one_line(release, &upgrade, "preflight", 60.0, &says[..1]).await?;
+    held(release, &format!("failed-with-{down}-down"), "preflight", &upgrade).await?;
     let replicas = ["get", "statefulset", &release.statefulset(), "-o", "jsonpath={.spec.replicas}"];
     ensure!(release.kubectl(&replicas).await? == count.to_string(), "the refused upgrade changed the replicas");
     // A repair keeps the count: it is admitted, whoever is down.
@@ -119,6 +143,13 @@ async fn fails_with_one_line(release: &Release, ran: &Ran, job: &str, within: f6
     let events = release.events_since(ran.from).await?;
     let told = events.iter().find(|event| event.kind == "Warning" && pod.message.contains(&event.note));
     told.with_context(|| format!("no Event says it: {events:?}"))?;
+    Ok(())
+}
+
+/// The Job's one line and Helm's own words, to the letter.
+async fn held(release: &Release, name: &str, job: &str, ran: &Ran) -> Result {
+    said(release, name, &release.job_pod(job).await?.message);
+    said(release, &format!("{name}-by-helm-4"), &error(&ran.refused()?));
     Ok(())
 }
 

@@ -10,5 +10,6 @@ mod recreated;
 mod referee;
 mod refusals;
 mod rollout;
+mod said;
 mod ways;
 mod webhook_down;

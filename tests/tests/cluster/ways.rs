@@ -11,6 +11,8 @@ use tests::process::{run, until};
 use tests::release::{Helm, Ran, Release, now};
 use tests::scenario;
 
+use crate::said::{by, error, said};
+
 type Result = anyhow::Result<()>;
 
 /// The launcher's pause, a Job's start, and 20 s for each of six members on a busy machine.
@@ -117,7 +119,7 @@ async fn ends_with(release: &Release, count: usize) -> Result {
 }
 
 /// That there are the pods of these ordinals and no other.
-async fn only_these(release: &Release, count: usize) -> Result {
+pub async fn only_these(release: &Release, count: usize) -> Result {
     let pods: Vec<String> = release.pods().await?.into_keys().collect();
     let expected: Vec<String> = (0..count).map(|ordinal| release.pod(ordinal)).collect();
     ensure!(pods == expected, "the pods are {pods:?}");
@@ -138,6 +140,9 @@ pub async fn reset(release: &Release) -> Result {
     for part in ["from 2 to 1 is refused", "--set etcd.replicaCount=2", "onReset=follow", "onReset=keep"] {
         ensure!(refused.contains(part), "{part:?} is not in:\n{refused}");
     }
+    let helm = by(release.helm);
+    said(release, &format!("reset-refused-by-{helm}"), &error(&refused));
+    said(release, &format!("reset-refused-by-the-check-{helm}"), &release.job_pod("preflight").await?.message);
     ends_with(release, 2).await?;
     // With the live count the release has it again, and may change it again.
     release.upgrade(2, &[]).await?;
@@ -161,7 +166,7 @@ async fn stopped_and_started_it_is_the_same_cluster() -> Result {
         release.etcdctl(&["put", "traffic/903/0000000000", "kept"]).await?;
         let refused = scale(release, 0).await?;
         ensure!(!refused.success && refused.stderr.contains("etcd-scaler.io/stop=true"), "{}", refused.printed());
-        release.say(refused.stderr.trim());
+        said(release, "stop-refused", refused.stderr.trim());
         let set = release.statefulset();
         release.kubectl(&["annotate", "statefulset", &set, "etcd-scaler.io/stop=true"]).await?;
         scale(release, 0).await?.ok()?;
@@ -169,6 +174,7 @@ async fn stopped_and_started_it_is_the_same_cluster() -> Result {
         ensure!(release.record().await? == record, "the record changed");
         let two = scale(release, 2).await?;
         ensure!(!two.success && two.stderr.contains("stopped with 3 members"), "{}", two.printed());
+        said(release, "stopped-part-of-it-refused", two.stderr.trim());
         scale(release, 3).await?.ok()?;
         until("it is back", SETTLED, async || release.is_settled(3).await).await?;
         ensure!(release.members().await? == members && release.record().await? == record, "other members");

@@ -1,6 +1,6 @@
 //! A member that leads is not wanted any more, and harm is done at every failpoint on its way out.
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail};
 use tests::failpoints::Failpoint;
 use tests::load::Load;
 use tests::process::until;
@@ -81,18 +81,12 @@ async fn leads(release: &Release, ordinal: usize) -> Result {
     let members = release.members().await?;
     let id = &members.iter().find(|member| member.name == release.pod(ordinal)).context("no such member")?.id;
     until("it leads", std::time::Duration::from_secs(30), async || {
-        let status = release.etcdctl(&["endpoint", "status", "--cluster", "-w", "json"]).await?;
-        let status: serde_json::Value = serde_json::from_str(&status)?;
-        let all = status.as_array().context("no status")?;
-        let leader = all.iter().find(|it| it["Status"]["leader"] == it["Status"]["header"]["member_id"]);
-        let leader = leader.context("nobody leads")?["Status"]["leader"].as_u64().context("no ID")?;
-        if format!("{leader:016x}") == *id {
+        let leader = release.leader().await?;
+        if leader == ordinal {
             return Ok(());
         }
-        let from = members.iter().position(|member| member.id == format!("{leader:016x}")).context("a stranger")?;
-        release.etcdctl_in(from, &["move-leader", id]).await?;
-        ensure!(false, "asked for just now");
-        Ok(())
+        release.etcdctl_in(leader, &["move-leader", id]).await?;
+        bail!("asked for just now")
     })
     .await
 }
