@@ -78,6 +78,9 @@ pub struct TargetArgs {
     /// The members' client port.
     #[arg(long, env = "ETCD_SCALER_CLIENT_PORT", default_value_t = 2379)]
     client_port: u16,
+    /// The suspended CronJob from whose template a person starts a Job [default: <statefulset>-scaler].
+    #[arg(long, env = "ETCD_SCALER_CRONJOB")]
+    cronjob: Option<String>,
 }
 
 impl TargetArgs {
@@ -93,9 +96,11 @@ impl TargetArgs {
             peer_port,
             client_scheme,
             client_port,
+            cronjob,
         } = self;
         Target {
             service: String::new(),
+            cronjob: cronjob.unwrap_or_else(|| format!("{statefulset}-scaler")),
             namespace,
             statefulset,
             container,

@@ -142,7 +142,7 @@ fn who_was_removed_with_etcdctl_may_go() {
         })
     };
     assert!(removed(3).admitted().is_empty());
-    assert!(removed(2).refused().contains("does not list members of the record"));
+    assert!(removed(2).refused().contains("puls8-etcd-3 (member 0000000000000013) is not listed any more"));
     assert!(removed(3).member_1(|answer| answer.leader = None).refused().contains("knows no leader"));
     assert!(removed(3).with(|case| case.age = None).refused().contains("not known yet"), "not seen");
 }
