@@ -1,6 +1,7 @@
 //! The command line, read once.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -8,6 +9,7 @@ use membership::names::Target;
 use membership::record::Id;
 use membership::volume::{OnScaleDown, VolumePlan};
 
+use crate::drift::{self, Decision};
 use crate::{admit, leave, preflight, report, scale};
 
 /// Scales an etcd StatefulSet safely.
@@ -43,6 +45,11 @@ pub enum LogFormat {
 enum Command {
     /// Bring etcd to the StatefulSet's replica count, then compare the keys of all members.
     Scale(Scale),
+    /// After members were changed by hand: have the record follow what they agree on now.
+    Reconcile(Decided),
+    /// After the whole cluster was replaced by another one: drop the record, so that the next run
+    /// writes it from what answers.
+    Forget(Decided),
     /// Before an upgrade: are the members healthy, and would the change be admitted?
     Preflight(Preflight),
     /// Before an uninstall: give a StatefulSet that stays back as its own chart has it.
@@ -149,6 +156,17 @@ struct Scale {
     pod_name: String,
 }
 
+/// With the flags of a scale, so that a Job from the CronJob's template needs another command only.
+#[derive(Debug, ClapArgs)]
+struct Decided {
+    #[command(flatten)]
+    scale: Scale,
+    /// Do what the plan says; without it nothing is changed and the exit code is 3 where there is
+    /// something to do.
+    #[arg(long)]
+    yes: bool,
+}
+
 #[derive(Debug, ClapArgs)]
 struct VolumeArgs {
     /// The Helm release that owns the volumes.
@@ -234,27 +252,36 @@ impl Args {
     ///
     /// # Errors
     /// Whatever kept it from being done, as one line for a person.
-    pub async fn run(self) -> anyhow::Result<()> {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
         let Self { command, log: Log { log_format, log_filter } } = self;
         report::log_to_stdout(log_format, &log_filter)?;
         match command {
-            Command::Scale(Scale { target, volumes, trigger, deadline, join_deadline, lease, pod_name }) => {
-                let target = target.target();
-                let lease = lease_of(lease, &target);
-                let plan = volumes.plan();
-                scale::run(scale::Run { target, plan, trigger, deadline, join_deadline, lease, pod_name }).await
+            Command::Scale(scale) => scale::run(scale.run()).await?,
+            Command::Reconcile(Decided { scale, yes }) => {
+                return drift::run(Decision::Reconcile, scale.run(), yes).await;
             }
+            Command::Forget(Decided { scale, yes }) => return drift::run(Decision::Forget, scale.run(), yes).await,
             Command::Preflight(Preflight { target, manifest, deadline }) => {
-                preflight::run(target.target(), &manifest, deadline).await
+                preflight::run(target.target(), &manifest, deadline).await?;
             }
             Command::Leave(Leave { target, lease, deadline }) => {
                 let target = target.target();
-                leave::run(&target, &lease_of(lease, &target), deadline).await
+                leave::run(&target, &lease_of(lease, &target), deadline).await?;
             }
             Command::Admit(Admit { data_dir, permission_file, cluster, others }) => {
-                admit::run(&data_dir, &permission_file, &admit::Known { cluster, others }).await
+                admit::run(&data_dir, &permission_file, &admit::Known { cluster, others }).await?;
             }
         }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Scale {
+    fn run(self) -> scale::Run {
+        let Self { target, volumes, trigger, deadline, join_deadline, lease, pod_name } = self;
+        let target = target.target();
+        let lease = lease_of(lease, &target);
+        scale::Run { target, plan: volumes.plan(), trigger, deadline, join_deadline, lease, pod_name }
     }
 }
 

@@ -108,7 +108,7 @@ async fn keep_the_copies(objects: &Objects, target: &Target, lease: &Lease) -> a
     };
     // One that cannot be read is no copy.
     if lease.record().await.ok().flatten().as_ref() != Some(&record) {
-        lease.write(&record).await?;
+        lease.write(Some(&record)).await?;
     }
     let uid = statefulset.metadata.uid.clone().unwrap_or_default();
     permit(objects, lease.name(), target, &statefulset, &names(target, &uid, &record)).await?;

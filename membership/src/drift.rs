@@ -188,14 +188,14 @@ fn differences(target: &Target, record: &Record, listed: &[(Ordinal, &ListedMemb
     let settled = record.members.iter().filter(|(_, recorded)| recorded.state.is_settled());
     for (&ordinal, Recorded { id, .. }) in settled {
         let pod = target.pod(ordinal);
-        match listed.iter().find(|(at, _)| *at == ordinal) {
-            Some((_, member)) if member.id == *id => {}
-            Some((_, member)) => found
-                .push((ordinal, format!("{pod} is member {}, recorded is {id}: it was replaced by hand", member.id))),
-            None => {
-                found.push((ordinal, format!("{pod} (member {id}) is not listed any more: it was removed by hand")))
+        let what = match listed.iter().find(|(at, _)| *at == ordinal) {
+            Some((_, member)) if member.id == *id => continue,
+            Some((_, member)) => {
+                format!("{pod} is member {}, recorded is {id}: it was replaced by hand", member.id)
             }
-        }
+            None => format!("{pod} (member {id}) is not listed any more: it was removed by hand"),
+        };
+        found.push((ordinal, what));
     }
     for (ordinal, member) in listed.iter().filter(|(ordinal, _)| !record.members.contains_key(ordinal)) {
         let pod = target.pod(*ordinal);
