@@ -318,3 +318,20 @@ impl VolumeArgs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The documented command line replaces the command of the CronJob's container and nothing else.
+    #[test]
+    fn what_a_person_decides_takes_the_flags_of_a_scale() {
+        let flags =
+            ["--namespace=n", "--statefulset=s", "--cronjob=r-etcd-scaler", "--deadline=240s", "--lease=s-scaler"];
+        let more = ["--join-deadline=60s", "--release=r", "--release-namespace=n", "--pv-host-path=/p", "--pod-name=p"];
+        for words in [&["scale"][..], &["reconcile"], &["reconcile", "--yes"], &["forget"], &["forget", "--yes"]] {
+            let line = ["hook"].iter().chain(words).chain(&flags).chain(&more);
+            Args::try_parse_from(line).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        }
+    }
+}
