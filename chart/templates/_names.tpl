@@ -87,6 +87,7 @@ capabilities:
 {{- define "etcd-scaler.target-args" -}}
 - --namespace={{ .Release.Namespace }}
 - --statefulset={{ include "etcd-scaler.target" . }}
+- --cronjob={{ include "etcd-scaler.prefix" . }}
 {{- if .Values.etcd.enabled }}
 - --container=etcd
 - --peer-scheme=http

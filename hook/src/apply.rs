@@ -222,7 +222,7 @@ impl Apply<'_> {
         let mut both = after.clone();
         both.extend(self.seen.record.iter().flat_map(|record| serving::names(target, uid, record)));
         self.serve(&both).await?;
-        self.lease.write(record).await?;
+        self.lease.write(Some(record)).await?;
         failpoint::copied(self.seen.record.as_ref(), record, self.lease).await;
         // With the version that was read: a run that was frozen since must not put an old record
         // over a newer one. A StatefulSet that an earlier installation gave back is looked after

@@ -1,6 +1,7 @@
 //! The command line, read once.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -8,6 +9,7 @@ use membership::names::Target;
 use membership::record::Id;
 use membership::volume::{OnScaleDown, VolumePlan};
 
+use crate::drift::{self, Decision};
 use crate::{admit, leave, preflight, report, scale};
 
 /// Scales an etcd StatefulSet safely.
@@ -43,6 +45,11 @@ pub enum LogFormat {
 enum Command {
     /// Bring etcd to the StatefulSet's replica count, then compare the keys of all members.
     Scale(Scale),
+    /// After members were changed by hand: have the record follow what they agree on now.
+    Reconcile(Decided),
+    /// After the whole cluster was replaced by another one: drop the record, so that the next run
+    /// writes it from what answers.
+    Forget(Decided),
     /// Before an upgrade: are the members healthy, and would the change be admitted?
     Preflight(Preflight),
     /// Before an uninstall: give a StatefulSet that stays back as its own chart has it.
@@ -78,6 +85,9 @@ pub struct TargetArgs {
     /// The members' client port.
     #[arg(long, env = "ETCD_SCALER_CLIENT_PORT", default_value_t = 2379)]
     client_port: u16,
+    /// The suspended CronJob from whose template a person starts a Job [default: <statefulset>-scaler].
+    #[arg(long, env = "ETCD_SCALER_CRONJOB")]
+    cronjob: Option<String>,
 }
 
 impl TargetArgs {
@@ -93,9 +103,11 @@ impl TargetArgs {
             peer_port,
             client_scheme,
             client_port,
+            cronjob,
         } = self;
         Target {
             service: String::new(),
+            cronjob: cronjob.unwrap_or_else(|| format!("{statefulset}-scaler")),
             namespace,
             statefulset,
             container,
@@ -142,6 +154,17 @@ struct Scale {
     /// Who holds the Lease: this pod.
     #[arg(long, env = "POD_NAME")]
     pod_name: String,
+}
+
+/// With the flags of a scale, so that a Job from the CronJob's template needs another command only.
+#[derive(Debug, ClapArgs)]
+struct Decided {
+    #[command(flatten)]
+    scale: Scale,
+    /// Do what the plan says; without it nothing is changed and the exit code is 3 where there is
+    /// something to do.
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -232,29 +255,38 @@ impl Args {
     ///
     /// # Errors
     /// Whatever kept it from being done, as one line for a person.
-    pub async fn run(self) -> anyhow::Result<()> {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
         let Self { command, log: Log { log_format, log_filter } } = self;
         report::log_to_stdout(log_format, &log_filter)?;
         match command {
-            Command::Scale(Scale { target, volumes, trigger, deadline, join_deadline, lease, pod_name }) => {
-                let target = target.target();
-                let lease = lease_of(lease, &target);
-                let plan = volumes.plan();
-                scale::run(scale::Run { target, plan, trigger, deadline, join_deadline, lease, pod_name }).await
+            Command::Scale(scale) => scale::run(scale.run()).await?,
+            Command::Reconcile(Decided { scale, yes }) => {
+                return drift::run(Decision::Reconcile, scale.run(), yes).await;
             }
+            Command::Forget(Decided { scale, yes }) => return drift::run(Decision::Forget, scale.run(), yes).await,
             Command::Preflight(Preflight { target, manifest, lease, deadline }) => {
                 let target = target.target();
                 let lease = lease_of(lease, &target);
-                preflight::run(target, &manifest, &lease, deadline).await
+                preflight::run(target, &manifest, &lease, deadline).await?;
             }
             Command::Leave(Leave { target, lease, deadline }) => {
                 let target = target.target();
-                leave::run(&target, &lease_of(lease, &target), deadline).await
+                leave::run(&target, &lease_of(lease, &target), deadline).await?;
             }
             Command::Admit(Admit { data_dir, permission_file, cluster, others }) => {
-                admit::run(&data_dir, &permission_file, &admit::Known { cluster, others }).await
+                admit::run(&data_dir, &permission_file, &admit::Known { cluster, others }).await?;
             }
         }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Scale {
+    fn run(self) -> scale::Run {
+        let Self { target, volumes, trigger, deadline, join_deadline, lease, pod_name } = self;
+        let target = target.target();
+        let lease = lease_of(lease, &target);
+        scale::Run { target, plan: volumes.plan(), trigger, deadline, join_deadline, lease, pod_name }
     }
 }
 
@@ -288,6 +320,23 @@ impl VolumeArgs {
             },
             release,
             release_namespace,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The documented command line replaces the command of the CronJob's container and nothing else.
+    #[test]
+    fn what_a_person_decides_takes_the_flags_of_a_scale() {
+        let flags =
+            ["--namespace=n", "--statefulset=s", "--cronjob=r-etcd-scaler", "--deadline=240s", "--lease=s-scaler"];
+        let more = ["--join-deadline=60s", "--release=r", "--release-namespace=n", "--pv-host-path=/p", "--pod-name=p"];
+        for words in [&["scale"][..], &["reconcile"], &["reconcile", "--yes"], &["forget"], &["forget", "--yes"]] {
+            let line = ["hook"].iter().chain(words).chain(&flags).chain(&more);
+            Args::try_parse_from(line).unwrap_or_else(|error| panic!("{words:?}: {error}"));
         }
     }
 }

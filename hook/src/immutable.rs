@@ -116,6 +116,7 @@ mod tests {
             peer_port: 2380,
             client_scheme: "http".into(),
             client_port: 2379,
+            cronjob: "puls8-etcd-scaler".into(),
         };
         let told = way_out(&target, &["serviceName is a and b in the chart".into()], &["data-puls8-etcd-0".into()]);
         assert!(told.contains("kubectl -n puls8 delete statefulset puls8-etcd --cascade=orphan;"), "{told}");

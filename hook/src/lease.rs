@@ -50,7 +50,7 @@ impl Lease {
             }
             anyhow::ensure!(
                 Instant::now() + LOOK < deadline,
-                "{other} held Lease {name} until this run's deadline: look at that run (kubectl logs {other}), then upgrade again"
+                "{other} held Lease {name} until this run's deadline: look at that run (kubectl logs {other}), then try again"
             );
             tokio::time::sleep(LOOK).await;
         }
@@ -151,18 +151,20 @@ impl Lease {
         copy.map(|text| Record::parse(&text)).transpose().context("the Lease's copy of the record is unreadable")
     }
 
-    /// Copies the record.
+    /// Copies the record; `None` drops the copy.
     ///
     /// # Errors
     /// When it could not be written, or somebody else has the Lease now: a run that was frozen
     /// must not put an old record over a newer one.
-    pub async fn write(&self, record: &Record) -> anyhow::Result<()> {
+    pub async fn write(&self, record: Option<&Record>) -> anyhow::Result<()> {
         let object = self.ours().await?;
         let patch = json!({ "metadata": {
             "resourceVersion": object.metadata.resource_version,
-            "annotations": { RECORD: record.annotation() },
+            "annotations": { RECORD: record.map(Record::annotation) },
         } });
-        self.patch(&patch).await.with_context(|| format!("failed to copy the record to Lease {}", self.name))
+        self.patch(&patch)
+            .await
+            .with_context(|| format!("failed to write the copy of the record in Lease {}", self.name))
     }
 
     /// An annotation, if it is there.

@@ -4,6 +4,7 @@
 mod admit;
 mod apply;
 mod args;
+mod drift;
 mod failpoint;
 mod immutable;
 mod lease;
@@ -29,7 +30,7 @@ async fn main() -> ExitCode {
         return report::failed("another crypto provider was installed before ring");
     }
     match args::Args::parse().run().await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => report::failed(&format!("{error:#}")),
     }
 }

@@ -56,6 +56,7 @@ pub fn observe(pod: &Pod, target: &Target, ordinal: Ordinal, made_from: Option<&
             .and_then(|text| serde_json::from_str::<Permission>(text).ok())
             .map(|permission| permission.member),
         older: false,
+        down: down(pod, container),
         terminating: metadata.deletion_timestamp.is_some(),
         overdue: metadata.deletion_timestamp.as_ref().is_some_and(|end| now.duration_since(end.0) > OVERDUE),
         ready,
@@ -102,6 +103,13 @@ fn never_started(pod: &Pod, container: &str) -> bool {
         // Not scheduled: no kubelet has it.
         None => pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_none()),
     }
+}
+
+/// Whether the kubelet positively says that this container does not run now.
+fn down(pod: &Pod, container: &str) -> bool {
+    let status = statuses(pod).find(|status| status.name == container);
+    let state = status.and_then(|status| status.state.as_ref());
+    state.is_some_and(|state| state.waiting.is_some() || state.terminated.is_some())
 }
 
 fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
@@ -168,6 +176,7 @@ mod tests {
             peer_port: 2380,
             client_scheme: "http".into(),
             client_port: 2379,
+            cronjob: "puls8-etcd-scaler".into(),
         }
     }
 

@@ -8,7 +8,7 @@ use etcd::{Keys, Verdict};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
 use membership::names::{Ordinal, RECORDED_FOR, Target};
-use membership::next_step::{Limits, Step, next_step};
+use membership::next_step::{Limits, Step, next_step, or_go_back};
 use membership::observed::Observed;
 use membership::serving::names;
 use membership::volume::VolumePlan;
@@ -108,7 +108,7 @@ async fn keep_the_copies(objects: &Objects, target: &Target, lease: &Lease) -> a
     };
     // One that cannot be read is no copy.
     if lease.record().await.ok().flatten().as_ref() != Some(&record) {
-        lease.write(&record).await?;
+        lease.write(Some(&record)).await?;
     }
     let uid = statefulset.metadata.uid.clone().unwrap_or_default();
     permit(objects, lease.name(), target, &statefulset, &names(target, &uid, &record)).await?;
@@ -223,9 +223,10 @@ impl Work<'_> {
 
 fn join_failed(seen: &Observed, ordinal: Ordinal, why: &str) -> anyhow::Error {
     anyhow!(
-        "{} did not join: {why}. It was removed from etcd again, the member list is as before. Repair it (kubectl describe pod {}) and upgrade again, or go back with --set etcd.replicaCount={ordinal}",
+        "{} did not join: {why}. It was removed from etcd again, the member list is as before. Repair it (kubectl describe pod {}) and upgrade again{}",
         seen.target.pod(ordinal),
-        seen.target.pod(ordinal)
+        seen.target.pod(ordinal),
+        or_go_back(seen, ordinal)
     )
 }
 

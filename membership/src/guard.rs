@@ -10,6 +10,7 @@ pub mod reset;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::drift;
 use crate::names::Ordinal;
 use crate::names::{MOST_MEMBERS, STOP, Target};
 use crate::observed::{Answer, Answered, agreed};
@@ -172,6 +173,16 @@ impl Change<'_> {
                 &format!("Start it first: {}. Scale then.", self.ask(verified)),
             ));
         }
+        if let Some(gap) = record.gap() {
+            return Some(self.refuse(
+                &format!("{} has no member yet, and members above it have", target.pod(gap)),
+                "Members join one at a time, the lowest missing ordinal first.",
+                &format!(
+                    "Ask again when it has joined; what it waits for: kubectl -n {} get events --field-selector involvedObject.name={}.",
+                    target.namespace, target.statefulset
+                ),
+            ));
+        }
         if verified != *old {
             return Some(self.refuse(
                 &format!("another scale is under way: {old} asked for, {verified} members verified"),
@@ -267,7 +278,7 @@ impl Change<'_> {
     /// stay: the others were removed with etcdctl.
     fn left_by(&self, record: &Record) -> Option<Record> {
         let seen = self.seen.filter(|seen| seen.age <= MAX_AGE)?;
-        let list = agreed(self.target, seen.answers).ok()?;
+        let list = agreed(self.target, seen.answers, Some(record)).ok()?;
         let mut rest = record.clone();
         rest.members.retain(|ordinal, _| *ordinal < self.new);
         let stay: BTreeSet<_> = rest.members.values().map(|recorded| recorded.id).collect();
@@ -275,7 +286,17 @@ impl Change<'_> {
         (list.cluster == record.cluster && stay == listed && rest.members.len() == self.new as usize).then_some(rest)
     }
 
+    /// Etcd is positively not what was verified.
+    fn drifted(&self, record: &Record) -> Option<Decision> {
+        let seen = self.seen.filter(|seen| seen.age <= MAX_AGE)?;
+        let drift = drift::recognise(self.target, record, seen.answers)?;
+        Some(self.refuse(&drift.found, "No count is safe while etcd is not what was verified.", &drift.way_out))
+    }
+
     fn all_healthy(&self, record: &Record) -> Option<Decision> {
+        if let Some(drifted) = self.drifted(record) {
+            return Some(drifted);
+        }
         let sick = match self.sick(record) {
             Ok(sick) => sick,
             Err(unknown) => return Some(unknown),
@@ -307,6 +328,9 @@ impl Change<'_> {
                 "From this moment on the claim of a member that is still in etcd would go with its pod, whoever deletes that.",
                 "Set it to Retain (the default) first. With pv.onScaleDown=delete etcd-scaler deletes a claim itself, after its member is gone.",
             ));
+        }
+        if let Some(drifted) = self.drifted(record) {
+            return Some(drifted);
         }
         let sick = match self.sick(record) {
             Ok(sick) => sick,

@@ -2,10 +2,11 @@
 //!
 //! What an etcd cluster in a StatefulSet is called ([`names`]), what was verified about it
 //! ([`record`], [`serving`]), what was seen of it just now ([`observed`]), whether a change may start
-//! ([`guard`]), what to do next ([`next_step`]), and what is written into the objects
+//! ([`guard`], [`drift`]), what to do next ([`next_step`]), and what is written into the objects
 //! ([`patch`], [`volume`]). Nothing here has a client, a clock, an environment or a runtime:
 //! time and observations are arguments.
 
+pub mod drift;
 pub mod guard;
 pub mod names;
 pub mod next_step;

@@ -71,6 +71,8 @@ pub struct Target {
     pub client_scheme: String,
     /// The port on which members listen for clients.
     pub client_port: u16,
+    /// The suspended CronJob from whose template a person starts a Job of ours.
+    pub cronjob: String,
 }
 
 impl Target {
@@ -146,6 +148,7 @@ pub(crate) mod tests {
             peer_port: 2380,
             client_scheme: "http".into(),
             client_port: 2379,
+            cronjob: "puls8-etcd-scaler".into(),
         }
     }
 

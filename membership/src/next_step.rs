@@ -3,8 +3,10 @@
 //! One step is decided, applied, and everything is observed again: so being killed between any
 //! two steps, or somebody else's change, is only another observation (design, "The next step").
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::drift;
 use crate::names::{MOST_MEMBERS, Ordinal};
 use crate::observed::{Agreed, Answer, ListedMember, Observed, Pod};
 use crate::quorum::quorum;
@@ -79,8 +81,13 @@ fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
     }
     volumes(seen, limits)?;
     repaired(seen)?;
+    if let Some(drift) = seen.record.as_ref().and_then(|record| drift::split(&seen.target, record, &seen.answers)) {
+        return Err(Step::Fail(drift.sentence()));
+    }
     let agreed = agreed(seen)?;
-    let listed = by_ordinal(seen, &agreed)?;
+    let listed = agreed
+        .by_ordinal(&seen.target)
+        .map_err(|member| Step::Fail(drift::stranger(&seen.target, &seen.answers, &agreed, member).sentence()))?;
     let Some(record) = &seen.record else {
         // A copy of another cluster is what an earlier installation left behind. One of the same
         // ID may be, too: the IDs follow from the peer URLs, so a new bootstrap under the old
@@ -96,14 +103,15 @@ fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
         return Ok(Step::Record(copy, format!("cluster {} is known from before", agreed.cluster)));
     };
     if record.cluster != agreed.cluster {
-        return Err(Step::Fail(format!(
-            "the members answer from cluster {}, the record of {} names cluster {}: this is another cluster than the one that was verified. Nothing was changed; find out which is the right one before any change of members",
-            agreed.cluster, seen.target, record.cluster
-        )));
+        return Err(Step::Fail(drift::another_cluster(&seen.target, record, &agreed).sentence()));
     }
     reconcile(seen, record, &listed)?;
     started_for_good(seen, record)?;
     join_in_progress(seen, limits, record, &agreed, &listed)?;
+    // A gap is filled first where everybody is well: it may be all that is to stay.
+    if gap(&listed).is_some_and(|gap| gap < seen.desired) && healthy(seen, record, &listed).is_ok() {
+        newcomer(seen, limits, &agreed, &listed)?;
+    }
     leave(seen, limits, record, &agreed, &listed)?;
     healthy(seen, record, &listed)?;
     newcomer(seen, limits, &agreed, &listed)?;
@@ -170,26 +178,6 @@ fn agreed(seen: &Observed) -> Result<Agreed, Step> {
     })
 }
 
-/// The list with each member at its ordinal; a stranger in it stops everything.
-fn by_ordinal<'a>(seen: &Observed, agreed: &'a Agreed) -> Result<Vec<(Ordinal, &'a ListedMember)>, Step> {
-    let mut listed = Vec::new();
-    for member in &agreed.members {
-        let ordinal = member.peer_urls.iter().find_map(|url| seen.target.ordinal_of_peer_url(url));
-        let Some(ordinal) = ordinal else {
-            return Err(Step::Fail(format!(
-                "etcd lists member {} ({}) with peer URL {}, which is no pod of {}. Remove it with etcdctl, or check --cluster-domain and the headless Service's name; nothing was changed",
-                member.id,
-                member.name,
-                member.peer_urls.join(","),
-                seen.target
-            )));
-        };
-        listed.push((ordinal, member));
-    }
-    listed.sort_by_key(|(ordinal, _)| *ordinal);
-    Ok(listed)
-}
-
 /// No record yet: what answers now is written down. The first member list of a new cluster names
 /// members that have not started; they are `bootstrapping`.
 fn first_record(seen: &Observed, agreed: &Agreed, listed: &[(Ordinal, &ListedMember)]) -> Result<Step, Step> {
@@ -209,14 +197,16 @@ fn first_record(seen: &Observed, agreed: &Agreed, listed: &[(Ordinal, &ListedMem
     Ok(Step::Record(record, what))
 }
 
+/// Without a record nobody knows whose the missing ordinal was.
 fn contiguous(seen: &Observed, listed: &[(Ordinal, &ListedMember)]) -> Result<(), Step> {
     for (expected, &(ordinal, member)) in (0..).zip(listed) {
         if ordinal != expected {
             return Err(Step::Fail(format!(
-                "etcd's member list has {} ({}) but no member at {}: a member was removed by hand. Add or remove members with etcdctl until they are pods 0 to N-1 without a gap, then upgrade again",
+                "etcd's member list has {} ({}) but no member at {}, and there is no record that tells why. Nothing was changed. If that is how it is meant, have it recorded, and the missing ordinal joins: {}",
                 seen.target.pod(ordinal),
                 member.id,
-                seen.target.pod(expected)
+                seen.target.pod(expected),
+                drift::command(&seen.target, "reconcile")
             )));
         }
     }
@@ -250,15 +240,7 @@ fn reconcile(seen: &Observed, record: &Record, listed: &[(Ordinal, &ListedMember
                 let what = format!("{pod} (member {}) has left etcd and its pod is gone", recorded.id);
                 return Err(Step::Record(record.clone().without(ordinal), what));
             }
-            (other, State::Member | State::Bootstrapping | State::Leaving) => {
-                let now = other.map_or("no member".into(), |member| format!("member {}", member.id));
-                return Err(Step::Fail(format!(
-                    "the record of {} has {pod} as member {}, etcd lists {now} there: it was removed or replaced by hand. Nothing was changed. {}",
-                    seen.target,
-                    recorded.id,
-                    way_out_of_a_removal(ordinal, listed)
-                )));
-            }
+            (_, State::Member | State::Bootstrapping | State::Leaving) => return Err(by_hand(seen, record, listed)),
         }
     }
     for &(ordinal, member) in listed {
@@ -271,12 +253,14 @@ fn reconcile(seen: &Observed, record: &Record, listed: &[(Ordinal, &ListedMember
             let record = record.clone().with(ordinal, member.id, State::Joining);
             return Err(Step::Record(record, format!("{pod} is joining as member {}", member.id)));
         }
-        return Err(Step::Fail(format!(
-            "etcd lists {pod} as voting member {}, the record of {} does not have it: it was added by hand. Nothing was changed; remove it with etcdctl member remove {}, then upgrade again",
-            member.id, seen.target, member.id
-        )));
+        return Err(by_hand(seen, record, listed));
     }
-    contiguous(seen, listed)
+    Ok(())
+}
+
+fn by_hand(seen: &Observed, record: &Record, listed: &[(Ordinal, &ListedMember)]) -> Step {
+    let drift = drift::changed(&seen.target, record, listed);
+    Step::Fail(drift.map_or_else(|| "the record and etcd's member list differ".into(), |drift| drift.sentence()))
 }
 
 /// Waits until the pod of an ordinal that is not wanted, and has no member, is gone. One whose node is
@@ -297,16 +281,6 @@ fn started_for_good(seen: &Observed, record: &Record) -> Result<(), Step> {
         .iter()
         .find(|(ordinal, pod)| pod.unsettled && !pod.terminating && record.state(**ordinal) == Some(State::Member));
     unsettled.map_or(Ok(()), |(&ordinal, pod)| Err(Step::Settle(ordinal, pod.uid.clone())))
-}
-
-/// Where exactly the highest members were removed, the count can follow them.
-fn way_out_of_a_removal(ordinal: Ordinal, listed: &[(Ordinal, &ListedMember)]) -> String {
-    if listed.len() == ordinal as usize && (0..ordinal).eq(listed.iter().map(|(o, _)| *o)) {
-        return format!(
-            "If that was meant, let the count follow (helm upgrade --set etcd.replicaCount={ordinal}); to have it back, raise the count again after that: it joins anew and its old data is set aside"
-        );
-    }
-    "This version cannot take the record over from a cluster changed in this way; restore the member list, or start again from a snapshot".into()
 }
 
 /// Members that answer for the first time, and the one newcomer between `add` and promotion.
@@ -336,6 +310,9 @@ fn join_in_progress(
                 None
             } else if ordinal >= seen.desired {
                 Some(format!("{} replicas are wanted now", seen.desired))
+            } else if let Some(lower) = never_served.then(|| gap(listed)).flatten().filter(|lower| *lower < ordinal) {
+                // Its pod cannot be given an initial cluster without the ordinals below it.
+                Some(format!("{} was removed meanwhile and joins first", seen.target.pod(lower)))
             } else if late || (limits.left.is_zero() && never_served) {
                 Some(late_join(seen, limits, ordinal, serving))
             } else {
@@ -359,7 +336,7 @@ fn join_in_progress(
             continue;
         }
         let Some(answer) = serving else {
-            return Err(start(seen, agreed, ordinal, member, state));
+            return Err(start(seen, agreed, listed, ordinal, member, state));
         };
         if let Some(pod) = made_for_joining {
             // A voter's pod is only taken down while everybody else holds the quorum.
@@ -390,7 +367,14 @@ fn late_join(seen: &Observed, limits: &Limits, ordinal: Ordinal, serving: Option
 }
 
 /// The newcomer is in the list and does not serve yet.
-fn start(seen: &Observed, agreed: &Agreed, ordinal: Ordinal, member: &ListedMember, state: Option<State>) -> Step {
+fn start(
+    seen: &Observed,
+    agreed: &Agreed,
+    listed: &[(Ordinal, &ListedMember)],
+    ordinal: Ordinal,
+    member: &ListedMember,
+    state: Option<State>,
+) -> Step {
     let pod = seen.target.pod(ordinal);
     let Some(seen_pod) = seen.pods.get(&ordinal).filter(|pod| !pod.terminating) else {
         return Step::Wait(format!("pod {pod} to be made again"));
@@ -415,7 +399,7 @@ fn start(seen: &Observed, agreed: &Agreed, ordinal: Ordinal, member: &ListedMemb
         None if !seen_pod.waits_in_admit => {
             Step::Wait(format!("{pod} to reach its init container admit{}", trouble(seen_pod)))
         }
-        None if seen_pod.initial_cluster.as_deref() != Some(&expected(seen, ordinal)) => {
+        None if seen_pod.initial_cluster.as_deref() != Some(&expected(seen, listed, ordinal)) => {
             wrong_cluster(seen_pod, ordinal)
         }
         None => {
@@ -430,8 +414,23 @@ fn trouble(pod: &Pod) -> String {
     pod.trouble.as_ref().map_or_else(String::new, |trouble| format!(" ({})", trouble.what))
 }
 
-fn expected(seen: &Observed, newcomer: Ordinal) -> String {
-    seen.target.initial_cluster(0..=newcomer)
+fn expected(seen: &Observed, listed: &[(Ordinal, &ListedMember)], newcomer: Ordinal) -> String {
+    let listed = listed.iter().map(|(ordinal, _)| *ordinal);
+    seen.target.initial_cluster(listed.chain([newcomer]).collect::<BTreeSet<_>>())
+}
+
+/// The lowest ordinal without a member though a higher one has one.
+fn gap(listed: &[(Ordinal, &ListedMember)]) -> Option<Ordinal> {
+    (0..).zip(listed).find(|(expected, (ordinal, _))| expected != ordinal).map(|(expected, _)| expected)
+}
+
+/// Where a join fails: that the count before it is the other way out. In a gap it is none.
+#[must_use]
+pub fn or_go_back(seen: &Observed, ordinal: Ordinal) -> String {
+    if seen.record.iter().any(|record| record.count() > ordinal) {
+        return String::new();
+    }
+    format!(", or go back with --set etcd.replicaCount={ordinal}")
 }
 
 fn wrong_cluster(pod: &Pod, ordinal: Ordinal) -> Step {
@@ -549,23 +548,20 @@ fn newcomer(
     agreed: &Agreed,
     listed: &[(Ordinal, &ListedMember)],
 ) -> Result<(), Step> {
-    let count = u32::try_from(listed.len()).unwrap_or(u32::MAX);
-    if count >= seen.desired {
-        return Ok(());
-    }
+    let missing = (0..seen.desired).find(|ordinal| listed.iter().all(|(at, _)| at != ordinal));
+    let Some(ordinal) = missing else { return Ok(()) };
     if seen.desired > MOST_MEMBERS {
         return Err(Step::Fail(format!(
             "{} wants {} replicas; etcd is not run with more than {MOST_MEMBERS} members",
             seen.target, seen.desired
         )));
     }
-    let ordinal = count;
     let pod = seen.target.pod(ordinal);
     let waiting = seen.pods.get(&ordinal).filter(|pod| !pod.terminating);
     // Cleaning up behind a join that failed comes first: a run past its deadline still does it.
     if let Some(waiting) = waiting {
         if !waiting.joiner {
-            let why = "it was made while the webhook was away and is not held";
+            let why = "its ordinal has no member, and it is not held until it joins";
             return Err(Step::Renew(ordinal, waiting.uid.clone(), why.into()));
         }
         if let Some(id) = waiting.permitted {
@@ -592,8 +588,9 @@ fn newcomer(
                 format!("it cannot start ({}) and is tried once more", trouble.what),
             ),
             Some(trouble) if trouble.fatal => Step::Fail(format!(
-                "{pod} cannot start: {}. It was not added to etcd. Repair it and upgrade again, or go back with --set etcd.replicaCount={count}",
-                trouble.what
+                "{pod} cannot start: {}. It was not added to etcd. Repair it and upgrade again{}",
+                trouble.what,
+                or_go_back(seen, ordinal)
             )),
             _ => Step::Wait(format!(
                 "{pod} to be scheduled, its volume mounted and its image pulled{}",
@@ -601,7 +598,7 @@ fn newcomer(
             )),
         });
     }
-    if waiting.initial_cluster.as_deref() != Some(&expected(seen, ordinal)) {
+    if waiting.initial_cluster.as_deref() != Some(&expected(seen, listed, ordinal)) {
         return Err(wrong_cluster(waiting, ordinal));
     }
     let version = seen.answers.values().flatten().map(|answer| answer.version.as_str()).min().unwrap_or_default();
@@ -647,4 +644,4 @@ fn settled(seen: &Observed, record: &Record) -> Result<Step, Step> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::names::{Ordinal, Target};
+use crate::quorum::quorum;
 use crate::record::{Id, Record};
 
 /// One member's own answer (etcd `Status`, with a linearizable read for voters).
@@ -84,6 +85,8 @@ pub struct Pod {
     pub outdated: bool,
     /// On an empty directory its etcd would start as new, and annotations of the pod can change that.
     pub unsettled: bool,
+    /// Its etcd positively does not run now: nobody hears of what it holds.
+    pub down: bool,
     /// Being deleted.
     pub terminating: bool,
     /// It should have ended long ago: nobody on its node does it.
@@ -161,6 +164,25 @@ pub struct Agreed {
     pub members: Vec<ListedMember>,
 }
 
+impl Agreed {
+    /// The list with each member at its ordinal, ascending.
+    ///
+    /// # Errors
+    /// A member that is at none.
+    pub fn by_ordinal(&self, target: &Target) -> Result<Vec<(Ordinal, &ListedMember)>, &ListedMember> {
+        let place = |member| Ok((ordinal_of(target, member).ok_or(member)?, member));
+        let mut listed = self.members.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        listed.sort_by_key(|(ordinal, _)| *ordinal);
+        Ok(listed)
+    }
+}
+
+/// The ordinal that a listed member is reached at.
+#[must_use]
+pub fn ordinal_of(target: &Target, member: &ListedMember) -> Option<Ordinal> {
+    member.peer_urls.iter().find_map(|url| target.ordinal_of_peer_url(url))
+}
+
 impl Observed {
     /// The answer of an ordinal, if it gave one.
     #[must_use]
@@ -173,53 +195,108 @@ impl Observed {
     /// # Errors
     /// What was not observed, in a sentence.
     pub fn agreed(&self) -> Result<Agreed, String> {
-        agreed(&self.target, &self.answers)
+        agreed(&self.target, &self.answers, self.record.as_ref())
     }
 }
 
-/// The member list, when a quorum of its voters holds the same one.
-///
-/// The client's list is not linearizable, so every member is asked and all who tell must
-/// agree (design, "Three truths").
-///
-/// # Errors
-/// What was not observed, in a sentence.
-pub fn agreed(target: &Target, answers: &BTreeMap<Ordinal, Answered>) -> Result<Agreed, String> {
-    let mut agreed: Option<(Ordinal, Agreed)> = None;
-    let mut tellers = Vec::new();
+/// A member list, and who holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The list.
+    pub agreed: Agreed,
+    /// The members that tell it, by the ordinal that was asked.
+    pub holders: BTreeMap<Ordinal, Id>,
+}
+
+impl View {
+    /// How many of its voters hold it, and how many there are.
+    fn heard(&self) -> (usize, usize) {
+        let voters: Vec<Id> = self.agreed.members.iter().filter(|m| !m.learner).map(|m| m.id).collect();
+        (voters.iter().filter(|id| self.holders.values().any(|holder| holder == *id)).count(), voters.len())
+    }
+
+    /// Whether a quorum of its voters holds it: these are a cluster.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let (heard, voters) = self.heard();
+        heard > 0 && heard >= quorum(voters)
+    }
+
+    /// Whether a quorum of the recorded members holds it.
+    #[must_use]
+    pub fn is_recorded(&self, record: &Record) -> bool {
+        let recorded: Vec<Id> = record.members.values().filter(|it| it.state.is_settled()).map(|it| it.id).collect();
+        let held = recorded.iter().filter(|id| self.holders.values().any(|holder| holder == *id)).count();
+        self.agreed.cluster == record.cluster && held > 0 && held >= quorum(recorded.len())
+    }
+}
+
+/// What the members hold to be the member list, each different one once.
+#[must_use]
+pub fn views(answers: &BTreeMap<Ordinal, Answered>) -> Vec<View> {
+    let mut views: Vec<View> = Vec::new();
     for (&ordinal, answered) in answers {
         let Ok(Answer { cluster, leader, list: Some(list), member, .. }) = answered else {
             continue;
         };
-        tellers.push(*member);
         let mut members = list.clone();
         members.sort();
-        let now = Agreed { cluster: *cluster, leader: *leader, members };
-        match &mut agreed {
-            None => agreed = Some((ordinal, now)),
-            Some((first, before)) => {
-                let (a, b) = (target.pod(*first), target.pod(ordinal));
-                if before.cluster != now.cluster {
-                    return Err(format!("{a} is in cluster {} and {b} in cluster {}", before.cluster, now.cluster));
-                }
-                if before.members != now.members {
-                    return Err(format!("{a} and {b} hold different member lists"));
-                }
-                if before.leader != now.leader {
-                    before.leader = None;
-                }
+        let same = |view: &&mut View| view.agreed.cluster == *cluster && view.agreed.members == members;
+        if let Some(view) = views.iter_mut().find(same) {
+            if view.agreed.leader != *leader {
+                view.agreed.leader = None;
             }
+            view.holders.insert(ordinal, *member);
+        } else {
+            let agreed = Agreed { cluster: *cluster, leader: *leader, members };
+            views.push(View { agreed, holders: BTreeMap::from([(ordinal, *member)]) });
         }
     }
-    let Some((_, agreed)) = agreed else {
-        return Err(format!("no member answered ({})", silence(target, answers)));
-    };
-    let voters: Vec<Id> = agreed.members.iter().filter(|m| !m.learner).map(|m| m.id).collect();
-    let heard = voters.iter().filter(|id| tellers.contains(id)).count();
-    if heard < crate::quorum::quorum(voters.len()) {
-        return Err(format!("{heard} of {} voting members answered ({})", voters.len(), silence(target, answers)));
+    views
+}
+
+/// The member list, when a quorum of its voters holds the same one.
+///
+/// The client's list is not linearizable, so every member is asked and all whom it names must
+/// agree (design, "Three truths"). Who is not named in it has no say: what was removed may still
+/// answer as a cluster of its own. Where two clusters answer, the record tells which is ours.
+///
+/// # Errors
+/// What was not observed, in a sentence.
+pub fn agreed(
+    target: &Target,
+    answers: &BTreeMap<Ordinal, Answered>,
+    record: Option<&Record>,
+) -> Result<Agreed, String> {
+    let views = views(answers);
+    let mut whole: Vec<&View> = views.iter().filter(|view| view.is_whole()).collect();
+    if let Some(record) = record.filter(|_| whole.len() > 1) {
+        whole.retain(|view| view.is_recorded(record));
     }
-    Ok(agreed)
+    let disagree = |one: &View, other: &View| {
+        let pod = |view: &View| view.holders.keys().next().map_or_else(String::new, |ordinal| target.pod(*ordinal));
+        let (a, b) = (pod(one), pod(other));
+        if one.agreed.cluster == other.agreed.cluster {
+            return Err(format!("{a} and {b} hold different member lists"));
+        }
+        Err(format!("{a} is in cluster {} and {b} in cluster {}", one.agreed.cluster, other.agreed.cluster))
+    };
+    match (&whole[..], &views[..]) {
+        ([], []) => Err(format!("no member answered ({})", silence(target, answers))),
+        ([], [view]) => {
+            let (heard, voters) = view.heard();
+            Err(format!("{heard} of {voters} voting members answered ({})", silence(target, answers)))
+        }
+        ([], [one, other, ..]) => disagree(one, other),
+        ([one, other, ..], _) => disagree(one, other),
+        ([ours], _) => {
+            let named = |view: &&View| {
+                let mut holders = view.holders.values();
+                *view != *ours && holders.any(|id| ours.agreed.members.iter().any(|member| member.id == *id))
+            };
+            views.iter().find(named).map_or_else(|| Ok(ours.agreed.clone()), |other| disagree(ours, other))
+        }
+    }
 }
 
 /// Who did not answer, and why, for a sentence.

@@ -124,12 +124,22 @@ impl Record {
         self.members.get(&ordinal).map(|recorded| recorded.state)
     }
 
-    /// How many ordinals are members of the verified cluster, those still joining not among them.
-    /// Scaling to this count is going back.
+    /// How many replicas have every member of the verified cluster, those still joining not among
+    /// them. Scaling to this count is going back.
     #[must_use]
     pub fn count(&self) -> u32 {
-        let verified = self.members.values().filter(|recorded| recorded.state != State::Joining);
-        u32::try_from(verified.count()).unwrap_or(u32::MAX)
+        self.verified().last().map_or(0, |last| last + 1)
+    }
+
+    /// The lowest ordinal that is not a member's though a higher one is: its member was removed by hand.
+    #[must_use]
+    pub fn gap(&self) -> Option<Ordinal> {
+        (0..).zip(self.verified()).find(|(expected, ordinal)| expected != ordinal).map(|(expected, _)| expected)
+    }
+
+    fn verified(&self) -> impl Iterator<Item = Ordinal> {
+        let verified = self.members.iter().filter(|(_, recorded)| recorded.state != State::Joining);
+        verified.map(|(&ordinal, _)| ordinal)
     }
 
     /// This record with one ordinal set.
@@ -172,8 +182,18 @@ mod tests {
         let text = record.annotation();
         insta::assert_snapshot!(text, @r#"{"v":1,"cluster":"0000000000000abc","members":{"0":{"id":"0000000000000001","state":"member"},"3":{"id":"0000000000000002","state":"joining"},"10":{"id":"0000000000000003","state":"bootstrapping"}}}"#);
         assert_eq!(Record::parse(&text).unwrap(), record);
-        assert_eq!(record.count(), 2);
+        assert_eq!((record.count(), record.gap()), (11, Some(1)));
         assert!(record.with(3, Id(2), State::Leaving).annotation().contains(r#""state":"leaving""#));
+    }
+
+    #[test]
+    fn a_joining_member_counts_neither_above_nor_in_a_gap() {
+        let record = Record::new(Id(1)).with(0, Id(1), State::Member).with(1, Id(2), State::Leaving);
+        let joining = record.clone().with(2, Id(3), State::Joining);
+        assert_eq!((joining.count(), joining.gap()), (2, None));
+        let filling = joining.with(3, Id(4), State::Member);
+        assert_eq!((filling.count(), filling.gap()), (4, Some(2)));
+        assert_eq!(Record::new(Id(1)).count(), 0);
     }
 
     #[test]

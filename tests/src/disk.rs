@@ -1,6 +1,7 @@
 //! A member's disk on its node: looked into, lost, given back. Only on the bed, whose nodes can be
 //! entered.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -9,7 +10,7 @@ use serde_json::Value;
 use crate::cluster::in_node;
 use crate::faults::{kill_container, kill_node, start_node};
 use crate::members::{Member, text};
-use crate::process::{kubectl_json, until};
+use crate::process::{kubectl_json, run, until};
 use crate::release::Release;
 
 /// Two refusals, the second after a pause of the kubelet: 10 s, doubled each time, 300 s at most.
@@ -63,6 +64,57 @@ impl Disk {
     pub async fn give_back(&self) -> anyhow::Result<()> {
         let move_back = "find \"$1\" -mindepth 1 -delete; find \"$1.lost\" -mindepth 1 -maxdepth 1 -exec mv -t \"$1\" {} +; rmdir \"$1.lost\"";
         self.shell(move_back).await.map(drop)
+    }
+}
+
+/// A member of a cluster that is restored from a snapshot.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// The file, on this machine.
+    pub snapshot: PathBuf,
+    /// The ordinals of all members of the restored cluster.
+    pub members: Vec<usize>,
+}
+
+impl Release {
+    /// `etcdctl snapshot save` of the first member, to a file.
+    ///
+    /// # Errors
+    /// When etcdctl fails.
+    pub async fn snapshot(&self, file: &Path) -> anyhow::Result<()> {
+        let endpoint = format!("--endpoints=http://{}:2379", self.host(0));
+        let save = [&endpoint, "snapshot", "save", &file.to_string_lossy()];
+        run("etcdctl", save, "", Duration::from_secs(30)).await?.ok().map(drop)
+    }
+
+    /// `etcdutl snapshot restore` in the place of what is on a member's disk, which is kept beside it;
+    /// another token than the chart's, as etcd's documentation asks for: the cluster has another ID.
+    ///
+    /// # Errors
+    /// When the node cannot be entered, or etcdutl fails.
+    pub async fn restore(&self, disk: &Disk, ordinal: usize, from: &Restored) -> anyhow::Result<()> {
+        let restore = "mkdir \"$1.before\"; find \"$1\" -mindepth 1 -maxdepth 1 -exec mv -t \"$1.before\" {} +; \
+            etcdutl snapshot restore \"$2\" --data-dir \"$1/data\" --name \"$3\" --initial-advertise-peer-urls \"$4\" \
+            --initial-cluster \"$5\" --initial-cluster-token restored; \
+            chown -R --reference=\"$1.before/data\" \"$1/data\"";
+        let peers: Vec<String> =
+            from.members.iter().map(|&o| format!("{}={}", self.pod(o), self.peer_url(o))).collect();
+        let snapshot = from.snapshot.to_string_lossy();
+        let (pod, url, peers) = (self.pod(ordinal), self.peer_url(ordinal), peers.join(","));
+        let command = ["sh", "-ec", restore, "sh", &disk.path, &snapshot, &pod, &url, &peers];
+        in_node(&disk.node, &command).await.map(drop)
+    }
+
+    /// The same while its etcd stands still, which is then started again on it in the same pod.
+    ///
+    /// # Errors
+    /// When a step of it fails.
+    pub async fn restore_running(&self, ordinal: usize, from: &Restored) -> anyhow::Result<()> {
+        let disk = self.disk(ordinal).await?;
+        let etcd = self.running(&self.pod(ordinal), "etcd").await?;
+        in_node(&etcd.node, &["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGSTOP", &etcd.id]).await?;
+        self.restore(&disk, ordinal, from).await?;
+        kill_container(&etcd.node, &etcd.id).await
     }
 }
 

@@ -1,11 +1,17 @@
 //! What our Jobs left behind: how their pods ended, and their Events.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::members::text;
+use crate::process::{run, until};
 use crate::release::Release;
+
+/// A Job of seconds, on a busy machine.
+const JOB: Duration = Duration::from_secs(60);
 
 /// How a Job's pod ended.
 #[derive(Debug)]
@@ -39,7 +45,39 @@ impl Release {
     /// # Errors
     /// When there is none.
     pub async fn job_pod(&self, kind: &str) -> anyhow::Result<JobPod> {
-        let label = format!("batch.kubernetes.io/job-name={}-etcd-scaler-{kind}", self.name);
+        self.ended_pod(&format!("{}-etcd-scaler-{kind}", self.name)).await
+    }
+
+    /// Runs the command line that a refusal names for `hook reconcile` or `hook forget`, to the letter,
+    /// and with `yes` as the refusal says; how its pod ended.
+    ///
+    /// # Errors
+    /// When the refusal names none, or it does not end.
+    pub async fn run_named(&self, refusal: &str, subcommand: &str, yes: bool) -> anyhow::Result<JobPod> {
+        let begin = format!("kubectl -n {} create job {subcommand} ", self.namespace);
+        let mut line = named(refusal, &begin, "create -f -")?.to_owned();
+        let mut job = subcommand.to_owned();
+        if yes {
+            job.push_str("-yes");
+            line = line.replace(&format!("create job {subcommand} "), &format!("create job {job} "));
+            line = line.replace(&format!("\"{subcommand}\"]"), &format!("\"{subcommand}\",\"--yes\"]"));
+        }
+        self.kubectl(&["delete", "job", &job, "--ignore-not-found"]).await?;
+        run("sh", ["-c", &line], "", JOB).await?.ok()?;
+        until("the Job has ended", JOB, async || self.ended_pod(&job).await).await
+    }
+
+    /// Runs the `etcdctl member remove` that a refusal names, to the letter.
+    ///
+    /// # Errors
+    /// When it names none, or that fails.
+    pub async fn remove_named(&self, refusal: &str) -> anyhow::Result<String> {
+        let line = named(refusal, &format!("kubectl -n {} exec ", self.namespace), ")")?;
+        run("sh", ["-c", line.trim_end_matches(')')], "", JOB).await?.ok()
+    }
+
+    async fn ended_pod(&self, job: &str) -> anyhow::Result<JobPod> {
+        let label = format!("batch.kubernetes.io/job-name={job}");
         let list = self.json(&["get", "pods", "-l", &label, "--sort-by=.metadata.creationTimestamp"]).await?;
         let pod = list["items"].as_array().and_then(|pods| pods.last()).context("the Job has no pod")?;
         let ended = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
@@ -81,6 +119,14 @@ impl Release {
         events.sort_by_key(|event| event.at);
         Ok(events)
     }
+}
+
+/// The part of a sentence from `begin` to `end`, both with it.
+fn named<'a>(sentence: &'a str, begin: &str, end: &str) -> anyhow::Result<&'a str> {
+    let from = sentence.find(begin).with_context(|| format!("{begin:?} is not in: {sentence}"))?;
+    let length =
+        sentence[from..].find(end).with_context(|| format!("{end:?} is not behind {begin:?} in: {sentence}"))?;
+    Ok(&sentence[from..from + length + end.len()])
 }
 
 impl Event {

@@ -224,7 +224,7 @@ impl Admission {
             Some(record) => {
                 let asked = record.members.keys().copied().collect::<Vec<_>>();
                 let answers = etcd::observe(target, asked.iter().copied(), ETCD_DEADLINE).await;
-                if let Err(why) = observed::agreed(target, &answers) {
+                if let Err(why) = observed::agreed(target, &answers, Some(&record)) {
                     let running = self.cluster.running(target, &asked).await?;
                     if !running.is_empty() {
                         return Err(format!(

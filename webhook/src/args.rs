@@ -46,9 +46,6 @@ pub struct Args {
     /// The Service through which the API server calls us; the certificate is made for its name.
     #[arg(long, env = "ETCD_SCALER_SERVICE")]
     service: String,
-    /// The suspended CronJob from whose template Jobs are made.
-    #[arg(long, env = "ETCD_SCALER_CRONJOB")]
-    cronjob: String,
     /// When a release sets the count again that was changed with kubectl scale: refuse, keep or follow;
     /// the StatefulSet's annotation etcd-scaler.io/on-reset comes first.
     #[arg(long, env = "ETCD_SCALER_ON_RESET", default_value = "refuse")]
@@ -91,6 +88,9 @@ pub struct TargetArgs {
     /// The members' port for clients.
     #[arg(long, env = "ETCD_SCALER_CLIENT_PORT", default_value_t = 2379)]
     pub client_port: u16,
+    /// The suspended CronJob from whose template Jobs are made.
+    #[arg(long, env = "ETCD_SCALER_CRONJOB")]
+    pub cronjob: String,
 }
 
 #[derive(clap::Args)]
@@ -122,7 +122,6 @@ impl Args {
             validating_config,
             tls_secret,
             service,
-            cronjob,
             on_reset,
             listen,
             pod_name,
@@ -155,7 +154,7 @@ impl Args {
             health.clone(),
             events.clone(),
         );
-        let launcher = Launcher::new(&client, &target, cronjob, cluster.clone(), events.clone());
+        let launcher = Launcher::new(&client, &target, cluster.clone(), events.clone());
         let admission = Admission {
             cluster: cluster.clone(),
             health: health.clone(),

@@ -122,6 +122,7 @@ impl Cluster {
             peer_port: self.args.peer_port,
             client_scheme: self.args.client_scheme.clone(),
             client_port: self.args.client_port,
+            cronjob: self.args.cronjob.clone(),
         }
     }
 
@@ -311,6 +312,7 @@ pub mod tests {
             peer_port: 2380,
             client_scheme: "http".into(),
             client_port: 2379,
+            cronjob: "puls8-etcd-scaler".into(),
         }
     }
 }

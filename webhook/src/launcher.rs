@@ -88,12 +88,12 @@ pub struct Launcher {
 
 impl Launcher {
     /// A launcher that makes Jobs from this CronJob's template.
-    pub fn new(client: &Client, target: &TargetArgs, cronjob: String, cluster: Cluster, events: Events) -> Self {
-        let TargetArgs { namespace, statefulset, .. } = target;
+    pub fn new(client: &Client, target: &TargetArgs, cluster: Cluster, events: Events) -> Self {
+        let TargetArgs { namespace, statefulset, cronjob, .. } = target;
         Self {
             cronjobs: Api::namespaced(client.clone(), namespace),
             jobs: Api::namespaced(client.clone(), namespace),
-            cronjob,
+            cronjob: cronjob.clone(),
             target: statefulset.clone(),
             cluster,
             events,

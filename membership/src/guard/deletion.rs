@@ -22,7 +22,7 @@ pub fn may_go(
     let refused = |found: &str, why: &str, way_out: &str| {
         format!("deleting {pod} because {target} wants {wanted} replicas is refused: {found}. {why} {way_out}")
     };
-    let list = agreed(target, answers).map_err(|unseen| {
+    let list = agreed(target, answers, None).map_err(|unseen| {
         refused(
             &format!("whether its member is still in etcd's member list is not known ({unseen})"),
             "A pod that goes before its member is removed costs a vote of the quorum.",

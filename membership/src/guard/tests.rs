@@ -142,9 +142,44 @@ fn who_was_removed_with_etcdctl_may_go() {
         })
     };
     assert!(removed(3).admitted().is_empty());
-    assert!(removed(2).refused().contains("does not list members of the record"));
+    assert!(removed(2).refused().contains("puls8-etcd-3 (member 0000000000000013) is not listed any more"));
     assert!(removed(3).member_1(|answer| answer.leader = None).refused().contains("knows no leader"));
     assert!(removed(3).with(|case| case.age = None).refused().contains("not known yet"), "not seen");
+}
+
+#[test]
+fn drift_is_named_with_the_way_out_whichever_way_it_is_asked() {
+    let removed = |new, request| {
+        from_three_to(new).with(|case| {
+            case.request = request;
+            let rest = vec![listed(0), listed(2)];
+            case.answers.insert(1, Err("connection refused".into()));
+            case.answers.values_mut().flatten().for_each(|answer| answer.list = Some(rest.clone()));
+        })
+    };
+    insta::assert_snapshot!(removed(4, Request::Scale).refused(), @r#"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: etcd's member list is not as the record of StatefulSet puls8/puls8-etcd has it: puls8-etcd-1 (member 0000000000000011) is not listed any more: it was removed by hand. No count is safe while etcd is not what was verified. If it is meant, let the record follow: kubectl -n puls8 create job reconcile --from=cronjob/puls8-etcd-scaler --dry-run=client -o json | kubectl patch --local -f - --type=json -p '[{"op":"replace","path":"/spec/template/spec/containers/0/command","value":["/hook","reconcile"]}]' -o json | kubectl -n puls8 create -f - prints the plan (kubectl -n puls8 logs job/reconcile); with "--yes" behind "reconcile", and another name for the Job, it is done"#);
+    assert!(removed(5, Request::StatefulSet).refused().contains("\"reconcile\""));
+    assert!(removed(2, Request::Scale).refused().contains("\"reconcile\""));
+    let another = |new| {
+        from_three_to(new).with(|case| {
+            case.answers.values_mut().flatten().for_each(|answer| answer.cluster = Id(0xdead));
+        })
+    };
+    assert!(another(4).refused().contains("\"forget\""));
+    assert!(another(1).refused().contains("\"forget\""));
+    another(3).admitted();
+}
+
+#[test]
+fn while_a_gap_is_filled_no_other_count_may_start() {
+    let gap = |new, old| {
+        let record = verified(old);
+        from_three_to(new).with(|case| (case.old, case.record) = (old, Some(Ok(record.without(1)))))
+    };
+    insta::assert_snapshot!(gap(4, 3).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: puls8-etcd-1 has no member yet, and members above it have. Members join one at a time, the lowest missing ordinal first. Ask again when it has joined; what it waits for: kubectl -n puls8 get events --field-selector involvedObject.name=puls8-etcd.");
+    assert!(gap(2, 3).refused().contains("puls8-etcd-1 has no member yet"));
+    gap(3, 4).with(|case| case.record = Some(Ok(verified(3).without(1)))).admitted();
+    gap(3, 0).with(|case| case.record = Some(Ok(verified(3).without(1)))).admitted();
 }
 
 #[test]

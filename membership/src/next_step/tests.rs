@@ -2,11 +2,12 @@
 //! killed anywhere changes nothing in how it ends.
 
 #[path = "world.rs"]
-mod world;
+pub(crate) mod world;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::drift::{self, Plan};
 use crate::observed::Volume;
 use proptest::prelude::*;
 use world::{LIMITS, World, stuck};
@@ -283,6 +284,93 @@ fn the_count_may_follow_a_member_that_was_removed_by_hand_and_it_may_join_again(
     assert_eq!(voters(&world), [0, 1, 2, 3]);
 }
 
+/// Has the record follow, as `hook reconcile --yes` does.
+fn reconciled(world: &mut World) -> bool {
+    let Plan::Reconcile(record, _) = drift::plan(&world.observe()) else { return false };
+    world.record = Some(record);
+    true
+}
+
+#[test]
+fn a_gap_that_was_reconciled_is_filled_the_lowest_first_in_a_pod_made_again() {
+    let mut world = World::settled(3);
+    world.remove_by_hand(1);
+    let last = world.run().pop().unwrap();
+    assert!(matches!(&last, Step::Fail(why) if why.contains(&drift::command(&world.target, "reconcile"))), "{last:?}");
+    assert!(reconciled(&mut world));
+    world.desired = 4;
+    insta::assert_snapshot!(names(&world.run()), @"CreateVolume 3, PinVolume 3, Renew 1, Add 1, Record, Permit 1, Record, Swap 1, Promote 1, Add 3, Record, Permit 3, Record, Swap 3, Promote 3, Done");
+    assert_eq!(voters(&world), [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_gap_below_a_count_that_is_lowered_is_filled_before_the_higher_ones_leave() {
+    let mut world = World::settled(4);
+    world.remove_by_hand(1);
+    assert!(reconciled(&mut world));
+    world.desired = 3;
+    insta::assert_snapshot!(names(&world.run()), @"Renew 1, Add 1, Record, Permit 1, Record, Swap 1, Promote 1, Record, Remove 3, RemovePod 3, Record, Done");
+    assert_eq!(voters(&world), [0, 1, 2]);
+    // All that is left is not to stay.
+    let mut world = World::settled(2);
+    world.remove_by_hand(0);
+    assert!(reconciled(&mut world));
+    world.desired = 1;
+    assert_eq!(world.run().pop(), Some(Step::Done));
+    assert_eq!(voters(&world), [0]);
+    // A sick one that is to leave does not keep the others waiting.
+    let mut world = World::settled(4);
+    world.remove_by_hand(1);
+    assert!(reconciled(&mut world));
+    world.desired = 3;
+    world.broken = vec![3];
+    world.serving.remove(&3);
+    assert_eq!(world.run().pop(), Some(Step::Done));
+    assert_eq!(voters(&world), [0, 1, 2]);
+}
+
+#[test]
+fn a_newcomer_above_a_gap_is_taken_back_before_the_gap_is_filled() {
+    let mut world = World::settled(3);
+    world.desired = 4;
+    while !world.members.contains_key(&3) {
+        world.settle();
+        world.apply(&world.next());
+    }
+    world.remove_by_hand(1);
+    world.apply(&world.next());
+    assert!(reconciled(&mut world));
+    let step = world.next();
+    assert!(matches!(&step, Step::TakeBack(3, _, why) if why.contains("puls8-etcd-1 was removed")), "{step:?}");
+    assert_eq!(world.run().pop(), Some(Step::Done));
+    assert_eq!(voters(&world), [0, 1, 2, 3]);
+}
+
+#[test]
+fn in_a_gap_no_lower_count_is_the_way_out() {
+    let mut world = World::settled(3);
+    world.remove_by_hand(1);
+    assert!(reconciled(&mut world));
+    world.pods.remove(&1);
+    world.settle();
+    let pod = world.pods.get_mut(&1).unwrap();
+    (pod.waits_in_admit, pod.trouble) = (false, stuck("container etcd-version: ImagePullBackOff", true));
+    let Step::Fail(why) = world.run().pop().unwrap() else { panic!() };
+    assert!(why.contains("ImagePullBackOff") && !why.contains("replicaCount"), "{why}");
+}
+
+#[test]
+fn without_a_record_a_gap_is_a_persons_to_allow() {
+    let mut world = World::settled(3);
+    world.remove_by_hand(1);
+    world.record = None;
+    let last = world.run().pop().unwrap();
+    assert!(matches!(&last, Step::Fail(why) if why.contains("\"reconcile\"")), "{last:?}");
+    assert!(reconciled(&mut world));
+    assert_eq!(world.run().pop(), Some(Step::Done));
+    assert_eq!(voters(&world), [0, 1, 2]);
+}
+
 #[test]
 fn a_pod_that_was_let_go_by_nobody_is_made_again() {
     let mut world = World::settled(3);
@@ -403,7 +491,7 @@ proptest! {
     #[test]
     fn killed_anywhere_it_ends_the_same(
         from in 1u32..=5,
-        wishes in prop::collection::vec((1u32..=7, 0usize..14, 0u8..5), 1..6),
+        wishes in prop::collection::vec((1u32..=7, 0usize..14, 0u8..12), 1..6),
     ) {
         let mut world = World::settled(from);
         for (wish, steps, fault) in wishes {
@@ -423,6 +511,15 @@ proptest! {
                 }
                 3 => world.joining_for = Some(Duration::from_secs(61)),
                 4 => world.leader = Some(world.members[&last].id),
+                // Removed by hand, whoever it is, and the record follows where that is not refused.
+                5.. if world.members.len() > 2 => {
+                    let mut removed = world.clone();
+                    let victims: Vec<Ordinal> = removed.members.keys().copied().collect();
+                    removed.remove_by_hand(victims[usize::from(fault) % victims.len()]);
+                    if reconciled(&mut removed) {
+                        world = removed;
+                    }
+                }
                 _ => {}
             }
         }

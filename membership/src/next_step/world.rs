@@ -1,7 +1,7 @@
 //! A small cluster in memory: what Kubernetes, the webhook and etcd do, as far as the planner
 //! depends on it. It stands in for speed; the real ones are in `tests/`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Limits, Step, next_step};
@@ -11,12 +11,12 @@ use crate::observed::{Answer, ListedMember, Observed, Pod, Trouble, Volume};
 use crate::record::{Id, Record, State};
 use crate::version::JoinAs;
 
-pub(super) const CLUSTER: Id = Id(0xc1);
-pub(super) const LIMITS: Limits = Limits { join: Duration::from_secs(60), left: Duration::from_secs(200) };
+pub(crate) const CLUSTER: Id = Id(0xc1);
+pub(crate) const LIMITS: Limits = Limits { join: Duration::from_secs(60), left: Duration::from_secs(200) };
 
 /// One member of the world.
 #[derive(Clone, Debug)]
-pub(super) struct Sim {
+pub(crate) struct Sim {
     pub id: Id,
     pub learner: bool,
     /// It ran at least once (client URLs in the list).
@@ -24,7 +24,7 @@ pub(super) struct Sim {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct World {
+pub(crate) struct World {
     pub target: Target,
     pub desired: u32,
     pub record: Option<Record>,
@@ -47,7 +47,7 @@ pub(super) struct World {
 
 impl World {
     /// A verified cluster of `count` voters.
-    pub(super) fn settled(count: u32) -> Self {
+    pub(crate) fn settled(count: u32) -> Self {
         let mut world = Self {
             target: puls8(),
             desired: count,
@@ -77,14 +77,16 @@ impl World {
         world
     }
 
-    pub(super) fn fresh(&mut self) -> Id {
+    pub(crate) fn fresh(&mut self) -> Id {
         self.next += 1;
         Id(self.next)
     }
 
-    pub(super) fn make_pod(&mut self, ordinal: Ordinal, joiner: bool) {
+    pub(crate) fn make_pod(&mut self, ordinal: Ordinal, joiner: bool) {
         let uid = self.fresh().to_string();
-        let initial_cluster = Some(self.target.initial_cluster(0..=ordinal));
+        let recorded = self.record.iter().flat_map(|record| record.members.keys().copied());
+        let peers: BTreeSet<Ordinal> = recorded.chain(0..=ordinal).collect();
+        let initial_cluster = Some(self.target.initial_cluster(peers));
         let pod = Pod {
             uid,
             node: Some(format!("node-{ordinal}")),
@@ -98,7 +100,7 @@ impl World {
     }
 
     /// What the controllers and the members do by themselves.
-    pub(super) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         // The controller deletes nobody here, as if the webhook were away: the run has to.
         self.pods.retain(|_, pod| !pod.terminating);
         for ordinal in 0..self.desired {
@@ -128,7 +130,16 @@ impl World {
         }
     }
 
-    pub(super) fn observe(&self) -> Observed {
+    /// `etcdctl member remove`: its etcd ends and its pod stays.
+    pub(crate) fn remove_by_hand(&mut self, ordinal: Ordinal) {
+        self.members.remove(&ordinal);
+        self.serving.remove(&ordinal);
+        if let Some(pod) = self.pods.get_mut(&ordinal) {
+            (pod.down, pod.ready) = (true, false);
+        }
+    }
+
+    pub(crate) fn observe(&self) -> Observed {
         let list: Vec<ListedMember> = self
             .members
             .iter()
@@ -176,12 +187,12 @@ impl World {
         }
     }
 
-    pub(super) fn next(&self) -> Step {
+    pub(crate) fn next(&self) -> Step {
         next_step(&self.observe(), &LIMITS)
     }
 
     /// Applies a step and holds the invariants against it.
-    pub(super) fn apply(&mut self, step: &Step) {
+    pub(crate) fn apply(&mut self, step: &Step) {
         let uid_is = |pods: &BTreeMap<Ordinal, Pod>, ordinal: &Ordinal, uid: &String| pods[ordinal].uid == *uid;
         match step {
             Step::Done | Step::Wait(_) | Step::Fail(_) => {}
@@ -195,7 +206,7 @@ impl World {
             Step::Add(ordinal, join) => {
                 assert!(self.members.values().all(|member| member.started), "invariant 1: never two unstarted members");
                 assert!(self.members.values().all(|member| !member.learner), "one learner at a time");
-                assert_eq!(*ordinal, self.members.len() as u32, "lowest missing ordinal first");
+                assert!((0..*ordinal).all(|lower| self.members.contains_key(&lower)), "lowest missing ordinal first");
                 assert!(self.serving.len() == self.members.len(), "invariant 5: everybody is seen healthy");
                 assert!(self.volumes[ordinal].pinned, "pinned before the join");
                 let id = self.fresh();
@@ -273,7 +284,7 @@ impl World {
     }
 
     /// Steps and settles until nothing but waiting is left; every step taken.
-    pub(super) fn run(&mut self) -> Vec<Step> {
+    pub(crate) fn run(&mut self) -> Vec<Step> {
         let mut steps = Vec::new();
         for _ in 0..300 {
             self.settle();
@@ -289,10 +300,10 @@ impl World {
     }
 }
 
-pub(super) fn settled_volume() -> Volume {
+pub(crate) fn settled_volume() -> Volume {
     Volume { claimed: true, bound: true, ours: true, exists: true, pinned: true, ..Volume::default() }
 }
 
-pub(super) fn stuck(what: &str, fatal: bool) -> Option<Trouble> {
+pub(crate) fn stuck(what: &str, fatal: bool) -> Option<Trouble> {
     Some(Trouble { what: what.into(), fatal })
 }

@@ -143,7 +143,7 @@ pub fn behind(object: &Value) -> Option<String> {
 /// Whether a record's members answer now: a quorum of them holds a member list with each of them.
 #[must_use]
 pub fn lives(record: &Record, target: &Target, answers: &BTreeMap<Ordinal, Answered>) -> bool {
-    let Ok(agreed) = observed::agreed(target, answers) else { return false };
+    let Ok(agreed) = observed::agreed(target, answers, Some(record)) else { return false };
     let mut settled = record.members.values().filter(|recorded| recorded.state.is_settled());
     agreed.cluster == record.cluster
         && settled.all(|recorded| agreed.members.iter().any(|member| member.id == recorded.id))

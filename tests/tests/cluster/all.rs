@@ -2,6 +2,7 @@
 
 mod bad_install;
 mod by_hand;
+mod drift;
 mod helm;
 mod image_gone;
 mod kills;

@@ -129,12 +129,11 @@ async fn the_second_to_make_a_job_is_told_that_it_exists() {
     let api = crate::fake_api::FakeApi::default();
     let target = crate::cluster::tests::args();
     let events = Events::new(&api.client(), &target, "pod".into());
-    let launcher =
-        Launcher::new(&api.client(), &target, "scaler".into(), Cluster::new(&api.client(), target.clone()), events);
+    let launcher = Launcher::new(&api.client(), &target, Cluster::new(&api.client(), target.clone()), events);
     let need = memory().need;
     assert!(launcher.make(&need, 0).await.is_err(), "no CronJob");
-    let cronjob = json!({ "metadata": { "name": "scaler", "namespace": "puls8" }, "spec": { "schedule": "", "jobTemplate": {} } });
-    api.put("/apis/batch/v1/namespaces/puls8/cronjobs/scaler", cronjob);
+    let cronjob = json!({ "metadata": { "name": "puls8-etcd-scaler", "namespace": "puls8" }, "spec": { "schedule": "", "jobTemplate": {} } });
+    api.put("/apis/batch/v1/namespaces/puls8/cronjobs/puls8-etcd-scaler", cronjob);
     let made = launcher.make(&need, 0).await.unwrap().unwrap();
     assert_eq!(launcher.make(&need, 0).await.unwrap(), None);
     assert_ne!(launcher.make(&need, 1).await.unwrap().unwrap(), made);

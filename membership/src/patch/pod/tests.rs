@@ -219,6 +219,15 @@ fn an_ordinal_that_is_joining_is_held_again() {
     assert_eq!(names, ["owner", "etcd-version", "admit"], "appended last");
 }
 
+/// The member list and itself: who is above the gap is in it.
+#[test]
+fn who_joins_in_a_gap_names_those_above_it_too() {
+    let record = Record::new(Id(1)).with(0, Id(0x10), State::Member).with(2, Id(0x12), State::Member);
+    let made = made(&pod(1), &statefulset(Some(&record.annotation())));
+    assert_eq!(made["metadata"]["annotations"][JOINER], "true");
+    assert_eq!(made["spec"]["containers"][1]["env"][2]["value"], puls8().initial_cluster(0..3));
+}
+
 #[test]
 fn what_is_not_ours_or_not_known_is_untouched() {
     let untouched = |pod: &Value, statefulset: &Value| assert_eq!(made(pod, statefulset), *pod);
