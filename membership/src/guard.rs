@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::drift;
 use crate::names::Ordinal;
 use crate::names::{MOST_MEMBERS, STOP, Target};
-use crate::observed::{Answer, Answered, agreed};
+use crate::observed::{Answer, Answered, ListedMember, agreed};
 use crate::quorum::quorum;
 use crate::record::{ParseRecordError, Record, State};
 
@@ -183,7 +183,8 @@ impl Change<'_> {
                 ),
             ));
         }
-        if verified != *old {
+        // Further back than what a scale-up has verified so far: it is undone, and who has joined leaves.
+        if verified != *old && !(*new < verified && verified < *old) {
             return Some(self.refuse(
                 &format!("another scale is under way: {old} asked for, {verified} members verified"),
                 "Members join and leave one scale at a time.",
@@ -288,6 +289,10 @@ impl Change<'_> {
 
     /// Etcd is positively not what was verified.
     fn drifted(&self, record: &Record) -> Option<Decision> {
+        // A newcomer of the scale-up under way is in the list before it is in the record.
+        if record.count() < self.old {
+            return None;
+        }
         let seen = self.seen.filter(|seen| seen.age <= MAX_AGE)?;
         let drift = drift::recognise(self.target, record, seen.answers)?;
         Some(self.refuse(&drift.found, "No count is safe while etcd is not what was verified.", &drift.way_out))
@@ -321,7 +326,7 @@ impl Change<'_> {
     /// Whether the members from ordinal `new` on may leave. Sick ones may, if none stays behind and
     /// those that stay are a quorum before and after.
     fn may_leave(&self, record: &Record) -> Option<Decision> {
-        let Self { new, old, .. } = self;
+        let new = &self.new;
         if self.deletes_claims {
             return Some(self.refuse(
                 "persistentVolumeClaimRetentionPolicy.whenScaled is Delete",
@@ -336,10 +341,13 @@ impl Change<'_> {
             Ok(sick) => sick,
             Err(unknown) => return Some(unknown),
         };
-        let (staying, needs) = (*new as usize, quorum(record.members.len()));
+        // A newcomer is no voter yet, and is taken back first.
+        let all = record.count();
+        let sick: BTreeMap<_, _> = sick.into_iter().filter(|(ordinal, _)| *ordinal < all).collect();
+        let (staying, needs) = (*new as usize, quorum(all as usize));
         let stay_sick = sick.range(..new).map(|(_, why)| why.as_str()).collect::<Vec<_>>();
         if !stay_sick.is_empty() {
-            let healthy_go = (*new..*old).filter(|ordinal| !sick.contains_key(ordinal)).count();
+            let healthy_go = (*new..all).filter(|ordinal| !sick.contains_key(ordinal)).count();
             return Some(self.refuse(
                 &format!("{} of the {new} members that stay not healthy ({})", stay_sick.len(), stay_sick.join("; ")),
                 &match healthy_go {
@@ -352,11 +360,8 @@ impl Change<'_> {
         }
         if !sick.is_empty() && staying < needs {
             return Some(self.refuse(
-                &format!("{} of {} members not healthy ({})", sick.len(), record.members.len(), sentence(&sick)),
-                &format!(
-                    "To remove a member {needs} of {} must agree, and {staying} healthy ones would stay.",
-                    record.members.len()
-                ),
+                &format!("{} of {all} members not healthy ({})", sick.len(), sentence(&sick)),
+                &format!("To remove a member {needs} of {all} must agree, and {staying} healthy ones would stay."),
                 &format!("Repair one of them first, or ask for {needs} or more."),
             ));
         }
@@ -413,10 +418,13 @@ impl Change<'_> {
         let Some(list) = &answer.list else {
             return Some("did not tell its member list".into());
         };
+        // Of those that go, the list and the record are not compared: a newcomer may be in one of them only.
+        let goes = |ordinal: Ordinal| self.new < self.old && ordinal >= self.new;
+        let at = |member: &ListedMember| member.peer_urls.first().and_then(|url| self.target.ordinal_of_peer_url(url));
         for member in list {
-            let ordinal = member.peer_urls.first().and_then(|url| self.target.ordinal_of_peer_url(url));
+            let ordinal = at(member);
             // One that never started takes nothing along when it leaves.
-            if self.new < self.old && ordinal.is_some_and(|ordinal| ordinal >= self.new) {
+            if ordinal.is_some_and(goes) {
                 continue;
             }
             let name = ordinal.map_or_else(|| member.id.to_string(), |ordinal| self.target.pod(ordinal));
@@ -427,8 +435,9 @@ impl Change<'_> {
                 return Some(format!("lists {name} as a learner"));
             }
         }
-        let listed: BTreeSet<_> = list.iter().map(|member| member.id).collect();
-        let recorded: BTreeSet<_> = record.members.values().map(|recorded| recorded.id).collect();
+        let listed: BTreeSet<_> = list.iter().filter(|it| !at(it).is_some_and(goes)).map(|it| it.id).collect();
+        let recorded = record.members.iter().filter(|(ordinal, _)| !goes(**ordinal));
+        let recorded: BTreeSet<_> = recorded.map(|(_, recorded)| recorded.id).collect();
         if listed == recorded {
             return None;
         }

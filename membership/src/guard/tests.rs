@@ -391,6 +391,27 @@ fn going_back_towards_the_record_is_admitted_while_members_are_sick() {
     back(4, 5).refused();
     // Nothing goes back to 0.
     back(4, 0).refused();
+    // But undoing what a scale-up has already verified is one too, and needs who stays to be well.
+    let undone = |new| {
+        from_three_to(new).with(|case| {
+            case.old = 6;
+            case.record = Some(Ok(verified(4).with(4, id(4), State::Joining)));
+            case.answers = (0..4).map(|ordinal| (ordinal, Ok(healthy(ordinal, 4)))).collect();
+        })
+    };
+    undone(3).admitted();
+    // The next one is in the list and not yet in the record.
+    let added = |ordinal| healthy(ordinal, 5);
+    undone(3)
+        .with(|case| {
+            case.record = Some(Ok(verified(4)));
+            case.answers = (0..4).map(|ordinal| (ordinal, Ok(added(ordinal)))).collect();
+        })
+        .admitted();
+    undone(3).with(|case| case.age = None).refused();
+    let sick = undone(3).member_1(|answer| answer.leader = None).refused();
+    assert!(sick.contains("1 of the 3 members that stay not healthy"), "{sick}");
+    undone(5).with(|case| case.old = 4).refused();
     // While members leave, those that are still verified may stay.
     let leaving = |new| from_five_to(new, &[2]).with(|case| (case.old, case.age) = (3, None));
     leaving(4).admitted();
