@@ -1,9 +1,11 @@
-//! The hook: the Job that brings etcd to the desired number of members, and the init container
-//! in which a joining pod waits for it.
+//! The hook: the Job that brings etcd to the desired number of members, the init container in which
+//! a joining pod waits for it, and what a person asks (docs/commands.md).
 
 mod admit;
 mod apply;
 mod args;
+#[cfg(test)]
+mod documented;
 mod failpoint;
 mod immutable;
 mod lease;
@@ -15,6 +17,9 @@ mod preflight;
 mod report;
 mod scale;
 mod serving;
+mod status;
+mod table;
+mod validate;
 mod volumes;
 
 use std::process::ExitCode;
@@ -28,7 +33,7 @@ async fn main() -> ExitCode {
         return report::failed("another crypto provider was installed before ring");
     }
     match args::Args::parse().run().await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => report::failed(&format!("{error:#}")),
     }
 }

@@ -46,8 +46,11 @@ fn compare(members: &[Keys], cuts: Vec<(usize, usize, Vec<u8>)>) -> Diff {
     merge.finish()
 }
 
+/// By key, who differs and how.
+type Differences = BTreeMap<Vec<u8>, BTreeMap<u32, Kind>>;
+
 /// The same without pages.
-fn plainly(members: &[Keys]) -> (BTreeMap<u32, Counts>, BTreeMap<Vec<u8>, BTreeMap<u32, Kind>>) {
+fn plainly(members: &[Keys]) -> (BTreeMap<u32, Counts>, Differences) {
     let mut counts: BTreeMap<u32, Counts> = (0..members.len() as u32).map(|it| (it, Counts::default())).collect();
     let mut differences = BTreeMap::new();
     for key in members.iter().flat_map(BTreeMap::keys).collect::<BTreeSet<_>>() {
