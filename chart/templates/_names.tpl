@@ -106,6 +106,15 @@ capabilities:
 - --log-filter={{ .Values.logFilter }}
 {{- end -}}
 
+{{- /* The same as variables, for another command of the image in the same container (docs/commands.md). */ -}}
+{{- define "etcd-scaler.target-env" -}}
+{{- range include "etcd-scaler.target-args" . | fromYamlArray }}
+{{- $flag := splitn "=" 2 (trimPrefix "--" .) }}
+- name: ETCD_SCALER_{{ $flag._0 | upper | replace "-" "_" }}
+  value: {{ $flag._1 | quote }}
+{{- end }}
+{{- end -}}
+
 {{- define "etcd-scaler.scheduling" -}}
 {{- with .nodeSelector }}
 nodeSelector:

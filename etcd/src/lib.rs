@@ -2,18 +2,23 @@
 //! deadline, and nothing but membership calls is ever written.
 //!
 //! [`member`] asks one member, [`change`] changes the membership through one, [`validation`]
-//! compares the keys of all, [`wal`] tells whose data a directory holds, [`set_aside`] moves a
+//! compares the hashes of all, [`diff`] their keys, [`status`] is what a
+//! member says of itself, [`wal`] tells whose data a directory holds, [`set_aside`] moves a
 //! removed member's out of the way, [`refusal`] is the closed list of what a server answers.
 
 mod change;
+mod diff;
 mod member;
 mod refusal;
 mod set_aside;
+mod status;
 mod validation;
 mod wal;
 
+pub use diff::{Counts, Diff, Difference, Held, Kind, Limits, diff};
 pub use member::{Member, observe};
 pub use refusal::{CallError, Refusal};
 pub use set_aside::{SetAsideError, set_aside};
-pub use validation::{Hashed, Keys, Verdict, validate};
+pub use status::{Status, statuses};
+pub use validation::{Hashed, Keys, Verdict, validate, validate_at};
 pub use wal::{DataDir, Fields, Record, Records, WalError, identify};

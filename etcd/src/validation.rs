@@ -42,17 +42,23 @@ pub enum Verdict {
 }
 
 /// Between two tries: what kept a member from answering (a lag, a compaction, a restart) passes.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(crate) const PAUSE: Duration = Duration::from_millis(500);
 
 /// Compares the members of these ordinals, trying again (a member that lags behind, a compaction
 /// in between) until `tries` are used up. `call` bounds one call: hashing reads every key.
 pub async fn validate(target: &Target, ordinals: &[Ordinal], call: Duration, tries: u32) -> Verdict {
+    let urls = ordinals.iter().map(|&ordinal| (ordinal, target.client_url(ordinal))).collect();
+    validate_at(&urls, call, tries).await
+}
+
+/// The same for members at these client URLs.
+pub async fn validate_at(urls: &BTreeMap<Ordinal, String>, call: Duration, tries: u32) -> Verdict {
     let mut why = String::from("no try was made");
     for number in 0..tries {
         if number > 0 {
             tokio::time::sleep(PAUSE).await;
         }
-        match attempt(target, ordinals, call).await {
+        match attempt(urls, call).await {
             Ok(keys) => {
                 let mut hashed = keys.members.values();
                 let Some(first) = hashed.next() else {
@@ -68,7 +74,7 @@ pub async fn validate(target: &Target, ordinals: &[Ordinal], call: Duration, tri
             }
             Err(error) => {
                 why = error.to_string();
-                if !matches!(error.refusal(), Refusal::FutureRevision | Refusal::Compacted | Refusal::Unknown) {
+                if !may_pass(&error) {
                     break;
                 }
             }
@@ -77,10 +83,15 @@ pub async fn validate(target: &Target, ordinals: &[Ordinal], call: Duration, tri
     Verdict::Unknown(why)
 }
 
-async fn attempt(target: &Target, ordinals: &[Ordinal], call: Duration) -> Result<Keys, CallError> {
+/// Whether what kept a member from answering passes: another revision is pinned then.
+pub(crate) fn may_pass(error: &CallError) -> bool {
+    matches!(error.refusal(), Refusal::FutureRevision | Refusal::Compacted | Refusal::Unknown)
+}
+
+async fn attempt(urls: &BTreeMap<Ordinal, String>, call: Duration) -> Result<Keys, CallError> {
     let mut members = Vec::new();
-    for &ordinal in ordinals {
-        members.push((ordinal, Member::at(&target.client_url(ordinal), call).await?));
+    for (&ordinal, url) in urls {
+        members.push((ordinal, Member::at(url, call).await?));
     }
     let Some((_, first)) = members.first() else {
         return Ok(Keys { revision: 0, members: BTreeMap::new() });
@@ -99,13 +110,13 @@ async fn attempt(target: &Target, ordinals: &[Ordinal], call: Duration) -> Resul
 }
 
 /// A count of all keys, and the revision it was taken at.
-struct Count {
-    keys: i64,
-    revision: i64,
+pub(crate) struct Count {
+    pub(crate) keys: i64,
+    pub(crate) revision: i64,
 }
 
 impl Member {
-    async fn count(&self, revision: Option<i64>) -> Result<Count, CallError> {
+    pub(crate) async fn count(&self, revision: Option<i64>) -> Result<Count, CallError> {
         let mut client = self.client.clone();
         let mut options = GetOptions::new().with_all_keys().with_count_only();
         if let Some(revision) = revision {

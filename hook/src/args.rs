@@ -10,7 +10,8 @@ use membership::record::Id;
 use membership::volume::{OnScaleDown, VolumePlan};
 
 use crate::drift::{self, Decision};
-use crate::{admit, leave, preflight, report, scale};
+use crate::report::LogTo;
+use crate::{admit, leave, preflight, report, scale, status, validate};
 
 /// Scales an etcd StatefulSet safely.
 #[derive(Debug, Parser)]
@@ -54,6 +55,10 @@ enum Command {
     Preflight(Preflight),
     /// Before an uninstall: give a StatefulSet that stays back as its own chart has it.
     Leave(Leave),
+    /// Compare the keys of all voting members: HashKV at one revision, and key by key where that differs.
+    Validate(Validate),
+    /// Members, record, and what is running.
+    Status(Status),
     /// In a joining pod: wait until the Job permits etcd to start.
     Admit(Admit),
 }
@@ -234,6 +239,48 @@ struct Leave {
     deadline: Duration,
 }
 
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs: one line.
+    Json,
+}
+
+#[derive(Debug, ClapArgs)]
+struct Validate {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Compare key by key also where the hashes are equal.
+    #[arg(long)]
+    keys: bool,
+    /// How the answer is written.
+    #[arg(short, long, default_value = "table")]
+    output: Output,
+    /// So many differing keys are named; all are counted.
+    #[arg(long, default_value_t = 20)]
+    named: usize,
+    /// What could not be told until then is unknown.
+    #[arg(long, env = "ETCD_SCALER_DEADLINE", default_value = "240s", value_parser = humantime::parse_duration)]
+    deadline: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
+struct Status {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// The Lease of the runs [default: <statefulset>-scaler].
+    #[arg(long, env = "ETCD_SCALER_LEASE")]
+    lease: Option<String>,
+    /// How the answer is written.
+    #[arg(short, long, default_value = "table")]
+    output: Output,
+    /// It ends after this time.
+    #[arg(long, env = "ETCD_SCALER_DEADLINE", default_value = "30s", value_parser = humantime::parse_duration)]
+    deadline: Duration,
+}
+
 #[derive(Debug, ClapArgs)]
 struct Admit {
     /// etcd's data directory.
@@ -257,8 +304,20 @@ impl Args {
     /// Whatever kept it from being done, as one line for a person.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let Self { command, log: Log { log_format, log_filter } } = self;
-        report::log_to_stdout(log_format, &log_filter)?;
+        let to = match command {
+            Command::Validate(_) | Command::Status(_) => LogTo::Stderr,
+            _ => LogTo::Stdout,
+        };
+        report::log(to, log_format, &log_filter)?;
         match command {
+            Command::Validate(Validate { target, keys, output, named, deadline }) => {
+                return Ok(validate::run(target.target(), &validate::Asked { keys, named, deadline }, output).await);
+            }
+            Command::Status(Status { target, lease, output, deadline }) => {
+                let target = target.target();
+                let lease = lease_of(lease, &target);
+                return Ok(status::run(target, &lease, deadline, output).await);
+            }
             Command::Scale(scale) => scale::run(scale.run()).await?,
             Command::Reconcile(Decided { scale, yes }) => {
                 return drift::run(Decision::Reconcile, scale.run(), yes).await;

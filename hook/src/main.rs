@@ -1,9 +1,11 @@
-//! The hook: the Job that brings etcd to the desired number of members, and the init container
-//! in which a joining pod waits for it.
+//! The hook: the Job that brings etcd to the desired number of members, the init container in which
+//! a joining pod waits for it, and what a person asks (docs/commands.md).
 
 mod admit;
 mod apply;
 mod args;
+#[cfg(test)]
+mod documented;
 mod drift;
 mod failpoint;
 mod immutable;
@@ -16,7 +18,10 @@ mod preflight;
 mod report;
 mod scale;
 mod serving;
+mod status;
+mod table;
 mod unused;
+mod validate;
 mod volumes;
 
 use std::process::ExitCode;

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::args::LogFormat;
 
@@ -15,17 +16,30 @@ use crate::args::LogFormat;
 /// `terminationMessagePath`.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
+/// Where log lines go.
+#[derive(Clone, Copy, Debug)]
+pub enum LogTo {
+    /// Where the work's own lines are what there is to read.
+    Stdout,
+    /// Beside an answer that a program may read.
+    Stderr,
+}
+
 /// Starts logging.
 ///
 /// # Errors
 /// When the filter is not one.
-pub fn log_to_stdout(format: LogFormat, filter: &str) -> anyhow::Result<()> {
+pub fn log(to: LogTo, format: LogFormat, filter: &str) -> anyhow::Result<()> {
     // What the API server refuses is this program's to tell, once; a later directive wins.
     let filter = EnvFilter::try_new(format!("kube_client=off,{filter}"))
         .with_context(|| format!("--log-filter {filter:?} is not a filter"))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    let (writer, terminal) = match to {
+        LogTo::Stdout => (BoxMakeWriter::new(std::io::stdout), std::io::stdout().is_terminal()),
+        LogTo::Stderr => (BoxMakeWriter::new(std::io::stderr), std::io::stderr().is_terminal()),
+    };
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(writer);
     match format {
-        LogFormat::Text => lines.with_ansi(std::io::stdout().is_terminal()).init(),
+        LogFormat::Text => lines.with_ansi(terminal).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
     Ok(())

@@ -49,6 +49,10 @@ template:
           # Not an argument, so that the launcher can give its own.
           - name: ETCD_SCALER_TRIGGER
             value: {{ .trigger }}
+          # For another command in place of the one above: docs/commands.md.
+          {{- include "etcd-scaler.target-env" $root | nindent 10 }}
+          - name: ETCD_SCALER_DEADLINE
+            value: {{ int $hook.deadlineSeconds }}s
         # The program writes its last line there; if it could not, its log's end is shown.
         terminationMessagePolicy: FallbackToLogsOnError
         securityContext:

@@ -12,6 +12,7 @@ mod minds;
 mod outages;
 mod recreated;
 mod rollout;
+mod validation;
 mod versions;
 mod ways;
 mod webhook_down;

@@ -1,0 +1,84 @@
+//! What a member says of itself, for a person.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::join_all;
+use membership::names::{Ordinal, Target};
+use membership::record::Id;
+
+use crate::member::Member;
+use crate::refusal::CallError;
+
+/// One member's `endpoint status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Its ID.
+    pub member: Id,
+    /// The leader it knows; `None`: none.
+    pub leader: Option<Id>,
+    /// Whether it is a learner, by its own word.
+    pub learner: bool,
+    /// The server's version.
+    pub version: String,
+    /// The size of its database file, in bytes.
+    pub db_size: u64,
+    /// What of it is in use, in bytes.
+    pub db_in_use: u64,
+    /// The limit of its database, in bytes; servers before 3.6 do not tell: `None`.
+    pub db_quota: Option<u64>,
+    /// The revision it has applied.
+    pub revision: i64,
+    /// The raft index it knows to be committed.
+    pub raft_index: u64,
+    /// The raft index it has applied.
+    pub applied_index: u64,
+    /// Its alarms and errors, in its own words.
+    pub errors: Vec<String>,
+}
+
+impl Member {
+    /// Its status; a learner tells it too, and nothing is read through the log.
+    ///
+    /// # Errors
+    /// When it did not answer.
+    pub async fn status(&self) -> Result<Status, CallError> {
+        let mut client = self.client.clone();
+        let status = self.bounded("endpoint status", client.status()).await?;
+        let header = status.header();
+        let size = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
+        Ok(Status {
+            // Without a header it has not been seen; 0 is no member's ID.
+            member: Id(header.map_or(0, etcd_client::ResponseHeader::member_id)),
+            leader: (status.leader() != 0).then(|| Id(status.leader())),
+            learner: status.is_learner(),
+            version: status.version().to_owned(),
+            db_size: size(status.db_size()),
+            db_in_use: size(status.raft_used_db_size()),
+            db_quota: Some(size(status.db_size_quota())).filter(|&quota| quota > 0),
+            revision: header.map_or(0, etcd_client::ResponseHeader::revision),
+            raft_index: status.raft_index(),
+            applied_index: status.raft_applied_index(),
+            errors: status.errors().iter().map(|error| error.trim().to_owned()).collect(),
+        })
+    }
+}
+
+/// The status of these ordinals' members, all asked at once, each within `deadline`; why one did
+/// not answer does not name it, the ordinal does.
+pub async fn statuses(
+    target: &Target,
+    ordinals: impl IntoIterator<Item = Ordinal>,
+    deadline: Duration,
+) -> BTreeMap<Ordinal, Result<Status, String>> {
+    let asked = ordinals.into_iter().map(|ordinal| async move {
+        let url = target.client_url(ordinal);
+        let status = async { Member::at(&url, deadline).await?.status().await };
+        let status = match tokio::time::timeout(deadline, status).await {
+            Ok(status) => status.map_err(|error| error.brief()),
+            Err(_) => Err(format!("no answer within {:.1} s", deadline.as_secs_f64())),
+        };
+        (ordinal, status)
+    });
+    join_all(asked).await.into_iter().collect()
+}

@@ -1,0 +1,262 @@
+//! A member that really holds other keys, on real data: three members on loopback, one of them
+//! stopped and its database edited. `ETCD` names the binary; `make test` sets it to each version
+//! that the bed has.
+//!
+//! The edit needs no database tool: pages of keys have no checksum, and etcd reads its index from
+//! the stored keys when it starts. So bytes are replaced by as many others: a value, a version, and
+//! a key's name, which makes one key missing and one extra.
+
+// clippy.toml lets tests unwrap, and does not count their own helpers as tests.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use etcd::{Counts, Diff, Kind, Limits, Member, Verdict, diff, validate_at};
+use etcd_client::Client;
+
+/// More than a few pages, and the differences are far apart.
+const KEYS: usize = 20_000;
+/// For members to start, to catch up, to stop.
+const PATIENCE: Duration = Duration::from_secs(60);
+const CALL: Duration = Duration::from_secs(20);
+
+/// Three members on loopback, killed when dropped.
+struct Cluster {
+    members: Vec<Process>,
+    dir: tempfile::TempDir,
+}
+
+struct Process {
+    command: Vec<String>,
+    process: Child,
+    client: String,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Process {
+    fn start(command: Vec<String>, client: String) -> Self {
+        let mut start = Command::new(&command[0]);
+        start.args(&command[1..]).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = start.spawn().unwrap();
+        Self { command, process, client }
+    }
+
+    /// Stops it as Kubernetes does, so that its database holds all that it has applied.
+    async fn stop(&mut self) {
+        assert!(Command::new("kill").arg(self.process.id().to_string()).status().unwrap().success());
+        let deadline = Instant::now() + PATIENCE;
+        while self.process.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "etcd does not stop");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let binary = std::env::var("ETCD").expect("ETCD names the etcd binary");
+        let dir = tempfile::tempdir().unwrap();
+        let urls: Vec<[String; 2]> = (0..3).map(|_| [free_url(), free_url()]).collect();
+        let peers: Vec<String> = (0..).zip(&urls).map(|(number, [_, peer])| format!("e-{number}={peer}")).collect();
+        let members = (0..).zip(&urls).map(|(number, [client, peer])| {
+            let data = data(dir.path(), number).to_string_lossy().into_owned();
+            let flags = [
+                ("name", format!("e-{number}")),
+                ("data-dir", data),
+                ("listen-client-urls", client.clone()),
+                ("advertise-client-urls", client.clone()),
+                ("listen-peer-urls", peer.clone()),
+                ("initial-advertise-peer-urls", peer.clone()),
+                ("initial-cluster", peers.join(",")),
+            ];
+            let flags = flags.into_iter().flat_map(|(flag, value)| [format!("--{flag}"), value]);
+            Process::start([binary.clone()].into_iter().chain(flags).collect(), client.clone())
+        });
+        let cluster = Self { members: members.collect(), dir };
+        cluster.serving().await;
+        cluster
+    }
+
+    fn urls(&self) -> BTreeMap<u32, String> {
+        (0..).zip(self.members.iter().map(|member| member.client.clone())).collect()
+    }
+
+    /// Waits until every member answers a linearizable read.
+    async fn serving(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        for url in self.urls().values() {
+            while let Err(error) = Member::at(url, Duration::from_secs(2)).await.unwrap().answer().await {
+                assert!(Instant::now() < deadline, "{error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    /// Changes the database of one member while it is stopped.
+    async fn edit(&mut self, number: usize, edit: impl FnOnce(&mut [u8])) {
+        self.members[number].stop().await;
+        let path = data(self.dir.path(), number).join("member/snap/db");
+        let mut database = std::fs::read(&path).unwrap();
+        edit(&mut database);
+        std::fs::write(&path, database).unwrap();
+        let Process { command, client, .. } = &self.members[number];
+        self.members[number] = Process::start(command.clone(), client.clone());
+        self.serving().await;
+    }
+
+    async fn verdict(&self) -> Verdict {
+        validate_at(&self.urls(), CALL, 20).await
+    }
+
+    async fn diff(&self, named: usize) -> Diff {
+        let end = tokio::time::Instant::now() + PATIENCE;
+        diff(&self.urls(), &Limits { call: CALL, tries: 20, end, named }).await.unwrap()
+    }
+}
+
+fn data(dir: &Path, number: usize) -> PathBuf {
+    dir.join(number.to_string())
+}
+
+fn free_url() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+fn key(number: usize) -> String {
+    format!("/load/{number:06}")
+}
+
+/// Writes the keys, each once; its value repeats its name.
+async fn fill(url: &str) {
+    let client = Client::connect([url], None).await.unwrap();
+    let writers = (0..50).map(|writer| {
+        let mut client = client.clone();
+        async move {
+            for number in (writer..KEYS).step_by(50) {
+                client.put(key(number), format!("value of {}", key(number)), None).await.unwrap();
+            }
+        }
+    });
+    futures::future::join_all(writers).await;
+}
+
+/// Replaces bytes by as many others, everywhere: also where an old page still has them.
+fn replace(database: &mut [u8], from: &[u8], to: &[u8]) {
+    assert_eq!(from.len(), to.len());
+    let found: Vec<usize> =
+        database.windows(from.len()).enumerate().filter(|(_, at)| *at == from).map(|it| it.0).collect();
+    assert!(!found.is_empty(), "{from:?} is not in the database");
+    for at in found {
+        database[at..at + to.len()].copy_from_slice(to);
+    }
+}
+
+/// Raises the version of a key that was written once. In etcd's KeyValue it stands right before the
+/// value: field 4, then field 5.
+fn raise_version(database: &mut [u8], key: &str) {
+    let value = format!("value of {key}");
+    let length = u8::try_from(value.len()).unwrap();
+    let with = |version: u8| [&[0x20, version, 0x2a, length], value.as_bytes()].concat();
+    replace(database, &with(1), &with(2));
+}
+
+#[tokio::test]
+#[ignore = "needs etcd: make test"]
+async fn a_member_that_holds_other_keys_is_found_and_each_key_is_named() {
+    let mut cluster = Cluster::start().await;
+    fill(&cluster.members[0].client).await;
+    let Verdict::Equal(before) = cluster.verdict().await else { panic!("they differ before they are made to") };
+    assert_eq!(before.members[&1].keys, KEYS as i64);
+    let equal = cluster.diff(10).await;
+    assert!(equal.is_equal() && equal.outlier().is_none(), "{equal:?}");
+    assert_eq!(equal.members[&2], Counts { keys: KEYS as u64, ..Counts::default() });
+
+    cluster
+        .edit(1, |database| {
+            replace(database, b"value of /load/000007", b"other of /load/000007");
+            raise_version(database, "/load/009999");
+            // One key missing, one extra: only its name is another.
+            let named = |key: &str| [&[0x0a, 12], key.as_bytes(), &[0x10]].concat();
+            replace(database, &named("/load/012345"), &named("/load/X12345"));
+        })
+        .await;
+
+    let verdict = cluster.verdict().await;
+    let Verdict::Differ(hashes) = &verdict else { panic!("{verdict:?}") };
+    assert_eq!(hashes.members[&0], hashes.members[&2]);
+    assert_ne!(hashes.members[&0].hash, hashes.members[&1].hash);
+
+    let found = cluster.diff(10).await;
+    assert_eq!(found.outlier(), Some(1), "{found:?}");
+    let all = Counts { keys: KEYS as u64, ..Counts::default() };
+    assert_eq!(found.members[&0], all);
+    assert_eq!(found.members[&1], Counts { missing: 1, extra: 1, value: 1, metadata: 1, ..all });
+    assert_eq!(found.members[&2], all);
+    assert_eq!((found.differing, found.undecided), (4, 0));
+    let named: Vec<_> = found.first.iter().map(|it| (str::from_utf8(&it.key).unwrap(), it.differ[&1])).collect();
+    let expected = [
+        ("/load/000007", Kind::Value),
+        ("/load/009999", Kind::Metadata),
+        ("/load/012345", Kind::Missing),
+        ("/load/X12345", Kind::Extra),
+    ];
+    assert_eq!(named, expected);
+    let value = &found.first[0].held;
+    assert_eq!(value[&0], value[&2]);
+    let hash = |ordinal: u32| value[&ordinal].as_ref().map(|held| (held.mod_revision, held.value_hash));
+    assert_eq!(hash(0).unwrap().0, hash(1).unwrap().0, "the revision is the same");
+    assert_ne!(hash(0).unwrap().1, hash(1).unwrap().1);
+    let version = |ordinal: u32| found.first[1].held[&ordinal].as_ref().map(|held| held.version);
+    assert_eq!((version(0), version(1), version(2)), (Some(1), Some(2), Some(1)));
+
+    let few = cluster.diff(2).await;
+    assert_eq!(few.first, found.first[..2], "named are the first ones");
+    assert_eq!(few.members, found.members, "and all are counted");
+}
+
+#[tokio::test]
+#[ignore = "needs etcd: make test"]
+async fn writes_and_compactions_meanwhile_are_no_difference() {
+    let cluster = Cluster::start().await;
+    let url = cluster.members[1].client.clone();
+    fill(&url).await;
+    let writer = tokio::spawn(async move {
+        let mut client = Client::connect([&url], None).await.unwrap();
+        for number in 0.. {
+            let put = client.put(key(number * 7 % KEYS), number.to_string(), None).await.unwrap();
+            if number % 100 == 99 {
+                // Right behind what is being written: nearly every revision is compacted at once.
+                client.compact(put.header().unwrap().revision() - 20, None).await.unwrap();
+            }
+        }
+    });
+    let members = cluster.urls();
+    let mut told = 0;
+    for _ in 0..20 {
+        let end = tokio::time::Instant::now() + Duration::from_secs(3);
+        // A revision that is compacted is another try, and at the deadline "could not tell".
+        match diff(&members, &Limits { call: CALL, tries: 5, end, named: 5 }).await {
+            Ok(found) => {
+                assert!(found.is_equal(), "{found:?}");
+                told += 1;
+            }
+            Err(why) => assert!(why.contains("compacted") || why.contains("deadline"), "{why}"),
+        }
+    }
+    assert!(!writer.is_finished(), "the writes ended early: {:?}", writer.await);
+    writer.abort();
+    println!("{told} of 20 were told while their revision was being compacted");
+    let after = cluster.diff(5).await;
+    assert!(after.is_equal(), "{after:?}");
+}

@@ -1,0 +1,46 @@
+//! docs/commands.md is held to what the commands answer.
+
+use std::collections::BTreeSet;
+
+use membership::names::Target;
+
+/// The page's cluster.
+#[must_use]
+pub fn puls8() -> Target {
+    Target {
+        namespace: "puls8".into(),
+        statefulset: "puls8-etcd".into(),
+        service: "puls8-etcd-headless".into(),
+        cluster_domain: "cluster.local".into(),
+        container: "etcd".into(),
+        cronjob: "puls8-etcd-scaler".into(),
+        peer_scheme: "http".into(),
+        peer_port: 2380,
+        client_scheme: "http".into(),
+        client_port: 2379,
+    }
+}
+
+/// That each field of this answer is explained in its section of docs/commands.md, and no other is.
+#[track_caller]
+pub fn documented(section: &str, answer: &serde_json::Value) {
+    fn fields(path: &str, value: &serde_json::Value, found: &mut BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(object) => object.iter().for_each(|(name, value)| {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                found.insert(path.clone());
+                fields(&path, value, found);
+            }),
+            serde_json::Value::Array(items) => items.iter().for_each(|item| fields(path, item, found)),
+            _ => {}
+        }
+    }
+    let document = include_str!("../../docs/commands.md");
+    let section = document.split_once(&format!("{section}\n")).map(|(_, rest)| rest).unwrap_or_default();
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    let explained: BTreeSet<String> = rows.map(|(name, _)| name.to_owned()).collect();
+    let mut found = BTreeSet::new();
+    fields("", answer, &mut found);
+    assert_eq!(explained, found, "left: docs/commands.md, right: the answer");
+}

@@ -1,0 +1,151 @@
+//! What a person asks, on a cluster that works: `hook status` and `hook validate` by the command lines
+//! of docs/commands.md, to the letter, under load.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+use tests::cluster::top;
+use tests::load::Load;
+use tests::memory;
+use tests::process::{run, until};
+use tests::release::{Helm, Release, now};
+use tests::scenario;
+
+type Result = anyhow::Result<()>;
+
+/// For a Job to be scheduled, to compare and to end.
+const ENDS: Duration = Duration::from_secs(120);
+/// What key by key may take, in MiB: of 1 M keys, here are some thousand.
+const MEMORY: u64 = 64;
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn status_and_validate_say_what_is_so_and_change_nothing() -> Result {
+    scenario::run("validation", Helm::V4, async |release| {
+        release.install(3, &[]).await?;
+        let load = Load::start(release).await?;
+        let before = release.pods().await?;
+        let status = until("a run has ended and no other works", ENDS, async || {
+            let status: Value = serde_json::from_str(&status(release, " -o json").await?)?;
+            ensure!(status["running"].is_null(), "{status}");
+            Ok(status)
+        })
+        .await?;
+        let untouched = release.json(&["get", "statefulset", &release.statefulset()]).await?;
+        let jobs = release.kubectl(&["get", "jobs", "-o", "name"]).await?;
+        as_installed(release, &status).await?;
+        let text = self::status(release, "").await?;
+        ensure!(text.contains(": 3 members wanted, 3 recorded, cluster "), "{text}");
+        ensure!(text.lines().filter(|line| line.starts_with(&release.statefulset())).count() == 3, "{text}");
+
+        let hashes = validate(release, &["-o", "json"]).await?;
+        ensure!(hashes.exit_code == 0, "{hashes:?}");
+        let told = hashes.json()?;
+        ensure!(told["verdict"] == "equal" && told["members"].as_array().map(Vec::len) == Some(3), "{told}");
+        ensure!(told["hash_revision"].as_i64() > Some(100) && told["differing"].is_null(), "{told}");
+
+        let (keys, peak) =
+            memory::peak_during(&["/hook", "validate", "--keys"], validate(release, &["--keys", "-o", "json"])).await;
+        let keys = keys?;
+        ensure!(keys.exit_code == 0, "{keys:?}");
+        let told = keys.json()?;
+        ensure!(told["verdict"] == "equal" && told["differing"] == 0 && told["replace"].is_null(), "{told}");
+        ensure!(told["key_revision"].as_i64() > Some(100) && told["first"] == json!([]), "{told}");
+        for member in told["members"].as_array().context("no members")? {
+            ensure!(member["keys"].as_u64() > Some(100) && member["missing"] == 0, "{member}");
+        }
+        // The last line is the sentence, and the pod's last word.
+        ensure!(told["reason"].as_str() == Some(&keys.message), "{told} and {}", keys.message);
+        release.say(&format!("{} | peak {:?} KiB", keys.message, peak));
+        ensure!(peak.is_none_or(|kib| kib <= MEMORY << 10), "the peak is {peak:?} KiB");
+
+        let table = validate(release, &[]).await?;
+        ensure!(table.exit_code == 0 && table.log.starts_with("MEMBER "), "{table:?}");
+        let late = validate(release, &["--deadline=1ms"]).await?;
+        ensure!(late.exit_code == 1 && late.message.contains("could not be told"), "{late:?}");
+
+        // Not even the launcher took notice.
+        let after = release.json(&["get", "statefulset", &release.statefulset()]).await?;
+        ensure!(after["metadata"]["resourceVersion"] == untouched["metadata"]["resourceVersion"], "it was written");
+        ensure!(release.kubectl(&["get", "jobs", "-o", "name"]).await? == jobs, "a Job was started");
+        release.kept(&before).await?;
+        let four = release.upgrade(4, &[]).await?;
+        load.lost_nothing(4, &four).await.map(drop)
+    })
+    .await
+}
+
+/// That the status is that of three members as they were installed.
+async fn as_installed(release: &Release, status: &Value) -> Result {
+    ensure!(status["desired"] == 3 && status["recorded"] == 3, "{status}");
+    // The webhook's rights are enough for all of it.
+    ensure!(status["unknown"] == json!([]) && status["strangers"] == json!([]), "{status}");
+    let members = status["members"].as_array().context("no members")?;
+    let live = release.members().await?;
+    ensure!(members.len() == 3 && live.len() == 3, "{status}, and etcd has {live:?}");
+    let leaders = members.iter().filter(|member| member["role"] == "leader").count();
+    let voters = members.iter().filter(|member| member["role"] == "voter").count();
+    ensure!((leaders, voters) == (1, 2), "{status}");
+    for (member, live) in members.iter().zip(&live) {
+        ensure!(member["pod"] == live.name && member["member"] == live.id, "{member} is not {live:?}");
+        ensure!(member["recorded_member"] == member["member"] && member["state"] == "member", "{member}");
+        ensure!(member["ready"] == true && member["error"].is_null() && member["alarms"] == json!([]), "{member}");
+        let size = |field: &str| member[field].as_u64().unwrap_or(0);
+        ensure!(0 < size("db_in_use") && size("db_in_use") <= size("db_size"), "{member}");
+        ensure!(size("revision") > 0 && size("raft_lag") <= size("raft_index"), "{member}");
+    }
+    Ok(())
+}
+
+/// A command line of docs/commands.md that has these words, for this release.
+fn documented(release: &Release, words: &str) -> anyhow::Result<String> {
+    let document = std::fs::read_to_string(top().join("docs/commands.md"))?;
+    let line = document.lines().find(|line| line.starts_with("kubectl ") && line.contains(words));
+    let line = line.with_context(|| format!("docs/commands.md has no command with {words:?}"))?;
+    let line = line.replace("R-etcd-scaler", &format!("{}-etcd-scaler", release.name));
+    Ok(line.replace("-n N ", &format!("-n {} ", release.namespace)))
+}
+
+async fn status(release: &Release, more: &str) -> anyhow::Result<String> {
+    let line = documented(release, "/hook status")? + more;
+    run("bash", ["-c", &line], "", Duration::from_secs(40)).await?.ok()
+}
+
+/// How a Job that validates ended.
+#[derive(Debug)]
+struct Validated {
+    exit_code: i64,
+    log: String,
+    message: String,
+}
+
+impl Validated {
+    fn json(&self) -> anyhow::Result<Value> {
+        let last = self.log.lines().last().unwrap_or_default();
+        serde_json::from_str(last).with_context(|| format!("no JSON: {}", self.log))
+    }
+}
+
+/// Validates with these arguments in place of the document's, and leaves no Job.
+async fn validate(release: &Release, arguments: &[&str]) -> anyhow::Result<Validated> {
+    let line = documented(release, "create job validate")?;
+    let with = line.replace(r#""value":["--keys"]"#, &format!(r#""value":{}"#, json!(arguments)));
+    ensure!(arguments == ["--keys"] || with != line, "the document's arguments are not where they were: {line}");
+    let began = now();
+    run("bash", ["-c", &format!("set -o pipefail; {with}")], "", Duration::from_secs(30)).await?.ok()?;
+    let pod = until("the Job has ended", ENDS, async || {
+        let pods = release.json(&["get", "pods", "-l", "job-name=validate"]).await?;
+        let ended = &pods["items"][0]["status"]["containerStatuses"][0]["state"]["terminated"];
+        ensure!(ended.is_object(), "its pod is {}", pods["items"][0]["status"]);
+        Ok(ended.clone())
+    })
+    .await?;
+    let log = release.kubectl(&["logs", "job/validate"]).await?;
+    let code = run("bash", ["-c", &documented(release, "exitCode")?], "", Duration::from_secs(30)).await?.ok()?;
+    release.kubectl(&["delete", "job", "validate"]).await?;
+    release.say(&format!("validate {arguments:?}: exit code {code} after {} ms", now() - began));
+    let exit_code = pod["exitCode"].as_i64().context("no exit code")?;
+    ensure!(code == exit_code.to_string(), "the documented command prints {code}, the pod has {exit_code}");
+    Ok(Validated { exit_code, log, message: pod["message"].as_str().unwrap_or_default().to_owned() })
+}
