@@ -28,12 +28,12 @@ struct Bench {
 }
 
 fn answers() -> BTreeMap<u32, Answered> {
-    let url = |o| crate::cluster::tests::target().client_url(o);
+    let target = crate::cluster::tests::target();
     let list = (0..3).map(|o| ListedMember {
         id: Id(o.into()),
         name: format!("puls8-etcd-{o}"),
-        peer_urls: Vec::new(),
-        client_urls: vec![url(o)],
+        peer_urls: vec![target.peer_url(o)],
+        client_urls: vec![target.client_url(o)],
         learner: false,
     });
     let list: Vec<_> = list.collect();
