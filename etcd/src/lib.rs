@@ -3,17 +3,20 @@
 //!
 //! [`member`] asks one member, [`change`] changes the membership through one, [`validation`]
 //! compares the keys of all, [`wal`] tells whose data a directory holds, [`set_aside`] moves a
-//! removed member's out of the way, [`refusal`] is the closed list of what a server answers.
+//! removed member's out of the way, [`snapshot`] takes a member's whole database into a file,
+//! [`refusal`] is the closed list of what a server answers.
 
 mod change;
 mod member;
 mod refusal;
 mod set_aside;
+mod snapshot;
 mod validation;
 mod wal;
 
 pub use member::{Member, observe};
 pub use refusal::{CallError, Refusal};
 pub use set_aside::{SetAsideError, set_aside};
+pub use snapshot::{Damage, Partial, Revisions, Saved, Sha256, SnapshotError, sweep, verify};
 pub use validation::{Hashed, Keys, Verdict, validate};
 pub use wal::{DataDir, Fields, Record, Records, WalError, identify};
