@@ -15,6 +15,7 @@ mod preflight;
 mod report;
 mod scale;
 mod serving;
+mod snapshot;
 mod unused;
 mod volumes;
 
