@@ -69,8 +69,8 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
         done = tokio::time::timeout_at(end, work(&run, end)) => match done {
             Ok(done) => done?,
             Err(_) => bail!(
-                "the snapshot was not there within {} s, what was written of it is removed; raise --deadline (snapshot.deadlineSeconds) and run it again",
-                run.deadline.as_secs()
+                "the snapshot was not there within {:.1} s, what was written of it is removed; raise --deadline (snapshot.deadlineSeconds) and run it again",
+                run.deadline.as_secs_f64()
             ),
         },
         _ = terminate.recv() => bail!("told to stop (SIGTERM): what was written of the snapshot is removed; run it again"),
@@ -140,10 +140,11 @@ async fn take(target: &Target, ordinal: u32, dir: &Path, prefix: &str) -> anyhow
     };
     taking.await.map_err(|error: SnapshotError| {
         let way_out = way_out(&error);
-        anyhow::Error::new(error).context(format!(
-            "no snapshot of {} was taken, earlier ones are as they were ({way_out})",
-            target.pod(ordinal)
-        ))
+        anyhow::anyhow!(
+            "no snapshot of {} was taken: {:#}. Earlier ones are as they were. {way_out}",
+            target.pod(ordinal),
+            anyhow::Error::new(error)
+        )
     })
 }
 
@@ -151,16 +152,16 @@ async fn take(target: &Target, ordinal: u32, dir: &Path, prefix: &str) -> anyhow
 fn way_out(error: &SnapshotError) -> &'static str {
     match error {
         SnapshotError::Call(_) | SnapshotError::Short { .. } => {
-            "run it again: a member that serves is chosen; if it stays, see that member's log"
+            "Run it again: a member that serves is chosen; if it stays, see that member's log"
         }
-        SnapshotError::NoRoom { .. } => "free space there, keep fewer (--keep), or use a larger volume",
+        SnapshotError::NoRoom { .. } => "Free space there, keep fewer (--keep), or use a larger volume",
         SnapshotError::Damaged { source: Damage::NoHash(_), .. } => {
-            "this etcd sends no SHA-256: upgrade it, or use etcdctl snapshot save and check the file by a restore"
+            "Upgrade this etcd, or use etcdctl snapshot save and check the file by a restore"
         }
         SnapshotError::Damaged { .. } => {
-            "run it again; if it stays, what the member reads from its disk is not what it sends: see its log and disk"
+            "Run it again; if it stays, what the member reads from its disk is not what it sends: see its log and disk"
         }
-        SnapshotError::File { .. } => "the directory must be there and writable for this program's user and group",
+        SnapshotError::File { .. } => "The directory must be there and writable for this program's user and group",
     }
 }
 

@@ -37,7 +37,7 @@ impl Drop for Etcd {
 }
 
 fn program(variable: &str) -> Command {
-    Command::new(std::env::var(variable).unwrap_or_else(|_| panic!("{variable} names a program")))
+    Command::new(std::env::var(variable).expect("ETCD and ETCDUTL name programs"))
 }
 
 fn free_url() -> String {

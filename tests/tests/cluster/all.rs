@@ -9,6 +9,7 @@ mod lost_disk;
 mod minds;
 mod recreated;
 mod rollout;
+mod snapshot;
 mod versions;
 mod ways;
 mod webhook_down;
