@@ -22,6 +22,16 @@ const BACK: Duration = Duration::from_secs(240);
 const CLAIM: &str = "etcd-snapshots";
 /// Keys of the load's kind, of a client that the load does not have: to the referee, a client's.
 const KEYS: &str = "traffic/907/";
+/// What each step's line has that no other has, in their order.
+const READ: &str = "-- cat /snapshots/FILE";
+const STOP: &str = "etcd-scaler.io/stop=true";
+const TO_ZERO: &str = "--replicas=0";
+const SEND: &str = "touch /snapshot/complete";
+const BACK_TO_N: &str = "--replicas=N";
+const NO_STOP: &str = "etcd-scaler.io/stop-";
+const STATUS: &str = "endpoint status --cluster";
+const FORGET: &str = "[\"/hook\",\"forget\",\"--yes\"]";
+const VERIFY: &str = "job verify-1 --from";
 const STEPS: &str = include_str!("../../../../docs/restore.md");
 const POD: &str = include_str!("../../../../docs/restore-pod.yaml");
 
@@ -180,6 +190,13 @@ async fn listed(release: &Release) -> anyhow::Result<Vec<String>> {
     Ok(files)
 }
 
+/// The one command line of docs/restore.md with this in it.
+fn documented(part: &str) -> anyhow::Result<&'static str> {
+    let lines: Vec<&str> = STEPS.lines().filter(|line| line.starts_with("kubectl") && line.contains(part)).collect();
+    let [line] = lines[..] else { anyhow::bail!("docs/restore.md has {} lines with {part:?}", lines.len()) };
+    Ok(line)
+}
+
 /// The steps of docs/restore.md.
 async fn restore(release: &Release, file: &Path, members: usize) -> Result {
     let newest = listed(release).await?.pop().context("there is no snapshot")?;
@@ -195,17 +212,15 @@ async fn restore(release: &Release, file: &Path, members: usize) -> Result {
         ("replicas=N", format!("replicas={members}")),
     ];
     let step = async |part: &str| {
-        let lines: Vec<&str> =
-            STEPS.lines().filter(|line| line.starts_with("kubectl") && line.contains(part)).collect();
-        let [line] = lines[..] else { anyhow::bail!("docs/restore.md has {} lines with {part:?}", lines.len()) };
+        let line = documented(part)?;
         let line = replaced.iter().fold(line.to_owned(), |line, (from, to)| line.replace(from, to));
         run("bash", ["-ec", &format!("set -o pipefail; {line}")], "", SOON).await?.ok()
     };
     // 1
-    step("-- cat /snapshots/FILE").await?;
+    step(READ).await?;
     // 2
-    step("etcd-scaler.io/stop=true").await?;
-    step("--replicas=0").await?;
+    step(STOP).await?;
+    step(TO_ZERO).await?;
     until("the members' pods are gone", SOON, async || {
         let pods = release.pods().await?;
         ensure!(pods.is_empty(), "there is {pods:?}");
@@ -228,12 +243,8 @@ async fn restore(release: &Release, file: &Path, members: usize) -> Result {
             release.kubectl(&["exec", &name, "-c", "receive", "--", "true"]).await
         })
         .await?;
-        let send = format!(
-            "kubectl -n {} exec -i {name} -c receive -- sh -c 'cat > /snapshot/snapshot.db; touch /snapshot/complete' < {local}",
-            release.namespace
-        );
-        ensure!(STEPS.contains("-- sh -c 'cat > /snapshot/snapshot.db; touch /snapshot/complete' <"), "another step");
-        run("bash", ["-ec", &send], "", SOON).await?.ok()?;
+        let send = replaced.iter().fold(documented(SEND)?.to_owned(), |line, (from, to)| line.replace(from, to));
+        run("bash", ["-ec", &send.replace("restore-0", &name)], "", SOON).await?.ok()?;
         until("etcdutl has restored it", SOON, async || {
             let phase = release.kubectl(&["get", "pod", &name, "-o", "jsonpath={.status.phase}"]).await?;
             ensure!(phase == "Succeeded", "{name} is {phase}");
@@ -243,16 +254,23 @@ async fn restore(release: &Release, file: &Path, members: usize) -> Result {
         release.kubectl(&["delete", "pod", &name]).await?;
     }
     // 5
-    step("--replicas=N").await?;
-    step("etcd-scaler.io/stop-").await?;
-    until("the members answer", BACK, async || step("endpoint status --cluster").await).await?;
+    step(BACK_TO_N).await?;
+    step(NO_STOP).await?;
+    until("the members answer", BACK, async || step(STATUS).await).await?;
     // 6
-    step("[\"/hook\",\"forget\",\"--yes\"]").await?;
+    step(FORGET).await?;
     until("the record is dropped, or another one", BACK, async || {
         let job = release.json(&["get", "job", "forget-1"]).await?;
         ensure!(job["status"]["succeeded"] == 1, "hook forget is {}", job["status"]);
         Ok(())
     })
     .await?;
-    step("job verify-1 --from").await.map(drop)
+    step(VERIFY).await.map(drop)
+}
+
+#[test]
+fn each_step_is_in_the_docs_once_and_in_order() {
+    let steps = [READ, STOP, TO_ZERO, SEND, BACK_TO_N, NO_STOP, STATUS, FORGET, VERIFY];
+    let at = steps.map(|part| STEPS.find(documented(part).unwrap()).unwrap());
+    assert!(at.is_sorted(), "{at:?}");
 }
