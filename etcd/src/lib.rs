@@ -4,13 +4,15 @@
 //! [`member`] asks one member, [`change`] changes the membership through one, [`validation`]
 //! compares the hashes of all, [`diff`] their keys, [`status`] is what a
 //! member says of itself, [`wal`] tells whose data a directory holds, [`set_aside`] moves a
-//! removed member's out of the way, [`refusal`] is the closed list of what a server answers.
+//! removed member's out of the way, [`snapshot`] takes a member's whole database into a file,
+//! [`refusal`] is the closed list of what a server answers.
 
 mod change;
 mod diff;
 mod member;
 mod refusal;
 mod set_aside;
+mod snapshot;
 mod status;
 mod validation;
 mod wal;
@@ -19,6 +21,7 @@ pub use diff::{Counts, Diff, Difference, Held, Kind, Limits, diff};
 pub use member::{Member, observe};
 pub use refusal::{CallError, Refusal};
 pub use set_aside::{SetAsideError, set_aside};
+pub use snapshot::{Damage, Partial, Revisions, Saved, Sha256, SnapshotError, sweep, verify};
 pub use status::{Status, statuses};
 pub use validation::{Hashed, Keys, Verdict, validate, validate_at};
 pub use wal::{DataDir, Fields, Record, Records, WalError, identify};

@@ -1,5 +1,6 @@
 //! The command line, read once.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use membership::volume::{OnScaleDown, VolumePlan};
 
 use crate::drift::{self, Decision};
 use crate::report::LogTo;
-use crate::{admit, leave, preflight, report, scale, status, validate};
+use crate::{admit, leave, preflight, report, scale, snapshot, status, validate};
 
 /// Scales an etcd StatefulSet safely.
 #[derive(Debug, Parser)]
@@ -59,6 +60,8 @@ enum Command {
     Validate(Validate),
     /// Members, record, and what is running.
     Status(Status),
+    /// Save etcd's database into a file that etcdutl restores.
+    Snapshot(Snapshot),
     /// In a joining pod: wait until the Job permits etcd to start.
     Admit(Admit),
 }
@@ -282,6 +285,27 @@ struct Status {
 }
 
 #[derive(Debug, ClapArgs)]
+struct Snapshot {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// The directory in which snapshots are kept.
+    #[arg(long, env = "ETCD_SCALER_SNAPSHOT_DIR")]
+    dir: PathBuf,
+    /// Of this cluster's snapshots the newest so many stay, at least 1 [default: all].
+    #[arg(long, env = "ETCD_SCALER_SNAPSHOT_KEEP")]
+    keep: Option<NonZeroUsize>,
+    /// None is taken when there is one of this cluster that is not older and not damaged [default: always taken].
+    #[arg(long, env = "ETCD_SCALER_SNAPSHOT_MAX_AGE", value_parser = humantime::parse_duration)]
+    max_age: Option<Duration>,
+    /// It ends after this time, without a file.
+    #[arg(long, env = "ETCD_SCALER_DEADLINE", default_value = "600s", value_parser = humantime::parse_duration)]
+    deadline: Duration,
+    /// How the result is printed, after the log lines.
+    #[arg(short, long, default_value = "table")]
+    output: Output,
+}
+
+#[derive(Debug, ClapArgs)]
 struct Admit {
     /// etcd's data directory.
     #[arg(long)]
@@ -331,6 +355,9 @@ impl Args {
             Command::Leave(Leave { target, lease, deadline }) => {
                 let target = target.target();
                 leave::run(&target, &lease_of(lease, &target), deadline).await?;
+            }
+            Command::Snapshot(Snapshot { target, dir, keep, max_age, deadline, output }) => {
+                snapshot::run(snapshot::Run { target: target.target(), dir, keep, max_age, deadline, output }).await?;
             }
             Command::Admit(Admit { data_dir, permission_file, cluster, others }) => {
                 admit::run(&data_dir, &permission_file, &admit::Known { cluster, others }).await?;

@@ -18,6 +18,7 @@ mod preflight;
 mod report;
 mod scale;
 mod serving;
+mod snapshot;
 mod status;
 mod table;
 mod unused;

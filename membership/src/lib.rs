@@ -2,8 +2,9 @@
 //!
 //! What an etcd cluster in a StatefulSet is called ([`names`]), what was verified about it
 //! ([`record`], [`serving`]), what was seen of it just now ([`observed`]), whether a change may start
-//! ([`guard`], [`drift`]), what to do next ([`next_step`]), and what is written into the objects
-//! ([`patch`], [`volume`]). Nothing here has a client, a clock, an environment or a runtime:
+//! ([`guard`], [`drift`]), what to do next ([`next_step`]), whose database is saved ([`snapshot`]), and
+//! what is written into the objects ([`patch`], [`volume`]). Nothing here has a client, a clock, an
+//! environment or a runtime:
 //! time and observations are arguments.
 
 pub mod drift;
@@ -15,5 +16,6 @@ pub mod patch;
 pub mod quorum;
 pub mod record;
 pub mod serving;
+pub mod snapshot;
 pub mod version;
 pub mod volume;

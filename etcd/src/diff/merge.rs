@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use membership::names::Ordinal;
-use sha2::{Digest, Sha256};
+use ring::digest::{SHA256, digest};
 
 use super::page::Through;
 
@@ -259,8 +259,8 @@ fn kind(base: Option<&Entry>, entry: Option<&Entry>) -> Option<Kind> {
 
 impl Held {
     fn of(entry: &Entry) -> Self {
-        let hash = Sha256::digest(&entry.value);
-        let value_hash = hash.iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte));
+        let hash = digest(&SHA256, &entry.value);
+        let value_hash = hash.as_ref().iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte));
         let &Entry { lease, version, created, modified, .. } = entry;
         Self {
             mod_revision: modified,

@@ -12,6 +12,7 @@ mod minds;
 mod outages;
 mod recreated;
 mod rollout;
+mod snapshot;
 mod validation;
 mod versions;
 mod ways;
