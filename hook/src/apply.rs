@@ -69,7 +69,9 @@ impl Apply<'_> {
             Step::Permit(ordinal, uid, permission) => self.permit(ordinal, &uid, &permission).await,
             Step::Settle(ordinal, uid) => self.settle(ordinal, &uid).await,
             Step::Swap(ordinal, uid) => {
-                let note = |pod: &str| format!("joining pod {pod} is deleted: it serves; its ordinary pod takes over");
+                let note = |pod: &str| {
+                    format!("joining pod {pod} is deleted: its member has served; its ordinary pod takes over")
+                };
                 self.delete_pod(ordinal, &uid, Failpoint::PodSwapped, "JoiningPodSwapped", note).await
             }
             Step::Renew(ordinal, uid, why) => {
@@ -396,10 +398,4 @@ fn is_gone<T>(answer: &kube::Result<T>) -> Option<String> {
         Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Some(status.message.clone()),
         _ => None,
     }
-}
-
-/// Whether a step only cleans up behind a join that failed, or a removal.
-#[must_use]
-pub fn is_undo(step: &Step) -> bool {
-    matches!(step, Step::TakeBack(..) | Step::Record(..) | Step::Renew(..) | Step::RemovePod(..))
 }

@@ -11,6 +11,10 @@ use crate::quorum::quorum;
 use crate::record::{Id, Permission, Record, State};
 use crate::version::{JoinAs, join_as};
 
+mod ending;
+
+pub use ending::{did_not_join, out_of_time};
+
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -39,7 +43,7 @@ pub enum Step {
     Add(Ordinal, JoinAs),
     /// Let the waiting pod start.
     Permit(Ordinal, String, Permission),
-    /// Delete the joining pod, by UID, so that the ordinary one takes over.
+    /// Delete the joining pod of a member that has served, by UID, so that the ordinary one takes over.
     Swap(Ordinal, String),
     /// Write into a member's pod, by UID, that its etcd never again starts as new.
     Settle(Ordinal, String),
@@ -61,6 +65,15 @@ pub enum Step {
     RemoveClaim(Ordinal, String),
 }
 
+impl Step {
+    /// Whether it only cleans up behind a join that failed, or a removal: what a run past its
+    /// deadline still does.
+    #[must_use]
+    pub fn is_undo(&self) -> bool {
+        matches!(self, Self::TakeBack(..) | Self::Record(..) | Self::Renew(..) | Self::RemovePod(..))
+    }
+}
+
 /// A learner may be promoted when it lags by no more than this many raft entries, or
 /// one percent. etcd itself asks for 90 % of the leader's index, which a large log makes cheap.
 const LAG: u64 = 1000;
@@ -79,6 +92,7 @@ fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
     }
     volumes(seen, limits)?;
     repaired(seen)?;
+    never_held(seen)?;
     let agreed = agreed(seen)?;
     let listed = by_ordinal(seen, &agreed)?;
     let Some(record) = &seen.record else {
@@ -156,6 +170,17 @@ fn repaired(seen: &Observed) -> Result<(), Step> {
         }
         None => Ok(()),
     }
+}
+
+/// A pod whose member has served is never held. One is when the joiner is deleted after it was seen
+/// to serve and before that is recorded: made again, it is a joiner still, and nobody permits it. Its
+/// etcd did not run, so it is asked of nobody; its vote may be the one that a quorum lacks.
+fn never_held(seen: &Observed) -> Result<(), Step> {
+    let served = |ordinal| seen.record.as_ref().and_then(|record| record.state(ordinal)) == Some(State::Member);
+    let held = seen.pods.iter().find(|(ordinal, pod)| {
+        **ordinal < seen.desired && pod.joiner && pod.permitted.is_none() && !pod.terminating && served(**ordinal)
+    });
+    held.map_or(Ok(()), |(&ordinal, pod)| Err(Step::Swap(ordinal, pod.uid.clone())))
 }
 
 fn agreed(seen: &Observed) -> Result<Agreed, Step> {

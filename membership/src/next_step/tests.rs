@@ -235,6 +235,39 @@ fn at_the_deadline_only_a_newcomer_that_never_served_is_taken_back() {
 }
 
 #[test]
+fn a_joiner_made_again_before_it_was_recorded_that_it_serves_is_not_held() {
+    let mut world = World::settled(3);
+    world.desired = 4;
+    while !matches!(world.next(), Step::Record(record, _) if record.state(3) == Some(State::Member)) {
+        world.apply(&world.next());
+        world.settle();
+    }
+    let decided = world.next();
+    world.pods.remove(&3);
+    world.settle();
+    world.apply(&decided);
+    assert!(world.pods[&3].joiner && world.pods[&3].waits_in_admit, "it is held");
+    // The quorum need not answer: this pod may be what it lacks.
+    let mut silent = world.clone();
+    silent.serving.clear();
+    assert!(matches!(silent.next(), Step::Swap(3, _)), "{:?}", silent.next());
+    assert_eq!(names(&world.run()), "Swap 3, Promote 3, Done");
+}
+
+#[test]
+fn out_of_time_it_says_what_to_do() {
+    let mut world = World::settled(3);
+    world.desired = 4;
+    let seen = world.observe();
+    insta::assert_snapshot!(out_of_time(&seen, None), @"the deadline passed; raise hook.deadlineSeconds (and helm --timeout above it), then upgrade again");
+    insta::assert_snapshot!(out_of_time(&seen, Some("pod puls8-etcd-3 to be Ready")), @"the deadline passed while waiting for pod puls8-etcd-3 to be Ready. See what keeps it (kubectl describe pods -n puls8) and repair that, or raise hook.deadlineSeconds (and helm --timeout above it) if it only takes longer; then upgrade again, or go back with --set etcd.replicaCount=3");
+    let sick = "every member to be healthy: puls8-etcd-1 knows no leader; repair it, then upgrade again";
+    insta::assert_snapshot!(out_of_time(&seen, Some(sick)), @"the deadline passed while waiting for every member to be healthy: puls8-etcd-1 knows no leader; repair it, then upgrade again");
+    world.desired = 3;
+    assert!(!out_of_time(&world.observe(), Some("a leader")).contains("go back"), "there is nothing to go back from");
+}
+
+#[test]
 fn going_back_takes_the_newcomer_out_again() {
     for broken in [vec![3], vec![]] {
         let mut world = World::settled(3);
