@@ -69,9 +69,7 @@ impl Apply<'_> {
             Step::Permit(ordinal, uid, permission) => self.permit(ordinal, &uid, &permission).await,
             Step::Settle(ordinal, uid) => self.settle(ordinal, &uid).await,
             Step::Swap(ordinal, uid) => {
-                let note = |pod: &str| {
-                    format!("joining pod {pod} is deleted: its member has served; its ordinary pod takes over")
-                };
+                let note = |pod: &str| format!("joining pod {pod} is deleted: it serves; its ordinary pod takes over");
                 self.delete_pod(ordinal, &uid, Failpoint::PodSwapped, "JoiningPodSwapped", note).await
             }
             Step::Renew(ordinal, uid, why) => {

@@ -16,3 +16,5 @@ pub mod record;
 pub mod serving;
 pub mod version;
 pub mod volume;
+#[cfg(any(test, feature = "world"))]
+pub mod world;

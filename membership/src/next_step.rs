@@ -43,7 +43,7 @@ pub enum Step {
     Add(Ordinal, JoinAs),
     /// Let the waiting pod start.
     Permit(Ordinal, String, Permission),
-    /// Delete the joining pod of a member that has served, by UID, so that the ordinary one takes over.
+    /// Delete the joining pod, by UID, so that the ordinary one takes over.
     Swap(Ordinal, String),
     /// Write into a member's pod, by UID, that its etcd never again starts as new.
     Settle(Ordinal, String),
@@ -51,7 +51,7 @@ pub enum Step {
     Promote(Ordinal, Id),
     /// `member remove` of a newcomer that did not make it; why.
     TakeBack(Ordinal, Id, String),
-    /// Delete a pod, by UID, that holds a start for which there is no member; why.
+    /// Delete a pod, by UID, that cannot go on as it was made; why.
     Renew(Ordinal, String, String),
     /// `move-leader` away from a member that is not wanted any more, to the member of this ordinal.
     MoveLeader(Ordinal, Id),
@@ -180,7 +180,8 @@ fn never_held(seen: &Observed) -> Result<(), Step> {
     let held = seen.pods.iter().find(|(ordinal, pod)| {
         **ordinal < seen.desired && pod.joiner && pod.permitted.is_none() && !pod.terminating && served(**ordinal)
     });
-    held.map_or(Ok(()), |(&ordinal, pod)| Err(Step::Swap(ordinal, pod.uid.clone())))
+    let why = "its member has served, and it was made before that was recorded, so it would be held for ever";
+    held.map_or(Ok(()), |(&ordinal, pod)| Err(Step::Renew(ordinal, pod.uid.clone(), why.into())))
 }
 
 fn agreed(seen: &Observed) -> Result<Agreed, Step> {
@@ -671,5 +672,7 @@ fn settled(seen: &Observed, record: &Record) -> Result<Step, Step> {
     Ok(Step::Done)
 }
 
+#[cfg(test)]
+mod explored;
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ pub fn out_of_time(seen: &Observed, waited_for: Option<&str>) -> String {
         return format!("the deadline passed while waiting for {what}");
     }
     let namespace = &seen.target.namespace;
-    let back = seen.record.as_ref().map_or(0, crate::record::Record::count);
+    let back = seen.record.as_ref().or(seen.copy.as_ref()).map_or(0, crate::record::Record::count);
     let back = match back {
         0 => String::new(),
         same if same == seen.desired => String::new(),

@@ -1,37 +1,18 @@
 //! The planner against a small cluster in memory: what it does, in which order, and that being
 //! killed anywhere changes nothing in how it ends.
 
-#[path = "world.rs"]
-mod world;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::observed::Volume;
+use crate::world::{self, LIMITS, World, label, stuck};
 use proptest::prelude::*;
-use world::{LIMITS, World, stuck};
 
 use super::*;
 
 /// The steps by name, for reading.
 fn names(steps: &[Step]) -> String {
-    let name = |step: &Step| {
-        let text = format!("{step:?}");
-        let ordinal = match step {
-            Step::CreateVolume(o) | Step::PinVolume(o, _) | Step::Add(o, _) | Step::Permit(o, ..) => Some(o),
-            Step::FreeVolume(o) | Step::MoveLeader(o, _) | Step::Remove(o, _) | Step::RemovePod(o, _) => Some(o),
-            Step::RemoveClaim(o, _) => Some(o),
-            Step::Settle(o, _)
-            | Step::Swap(o, _)
-            | Step::Promote(o, _)
-            | Step::TakeBack(o, ..)
-            | Step::Renew(o, ..) => Some(o),
-            _ => None,
-        };
-        let word = text.split(['(', ' ']).next().unwrap_or_default().to_owned();
-        ordinal.map_or(word.clone(), |ordinal| format!("{word} {ordinal}"))
-    };
-    steps.iter().map(name).collect::<Vec<_>>().join(", ")
+    steps.iter().map(label).collect::<Vec<_>>().join(", ")
 }
 
 fn voters(world: &World) -> Vec<Ordinal> {
@@ -173,9 +154,7 @@ fn a_sick_member_stops_the_addition() {
 fn an_image_that_cannot_be_pulled_never_reaches_etcd() {
     let mut world = World::settled(3);
     world.desired = 4;
-    world.settle();
-    let pod = world.pods.get_mut(&3).unwrap();
-    (pod.waits_in_admit, pod.trouble) = (false, stuck("container etcd-version: ImagePullBackOff", true));
+    world.unstartable = vec![3];
     let last = world.run().pop().unwrap();
     assert!(
         matches!(&last, Step::Fail(why) if why.contains("ImagePullBackOff") && why.contains("replicaCount=3")),
@@ -243,15 +222,17 @@ fn a_joiner_made_again_before_it_was_recorded_that_it_serves_is_not_held() {
         world.settle();
     }
     let decided = world.next();
-    world.pods.remove(&3);
+    world.delete_pod(3);
     world.settle();
     world.apply(&decided);
     assert!(world.pods[&3].joiner && world.pods[&3].waits_in_admit, "it is held");
     // The quorum need not answer: this pod may be what it lacks.
     let mut silent = world.clone();
     silent.serving.clear();
-    assert!(matches!(silent.next(), Step::Swap(3, _)), "{:?}", silent.next());
-    assert_eq!(names(&world.run()), "Swap 3, Promote 3, Done");
+    assert!(matches!(silent.next(), Step::Renew(3, ..)), "{:?}", silent.next());
+    // Nor does it wait for the next run.
+    assert!(next_step(&world.observe(), &Limits { left: Duration::ZERO, ..LIMITS }).is_undo());
+    assert_eq!(names(&world.run()), "Renew 3, Promote 3, Done");
 }
 
 #[test]
@@ -449,7 +430,11 @@ proptest! {
             let last = world.members.keys().copied().max().unwrap_or(0);
             match fault {
                 // The pod that is not a member's is made again.
-                1 => { world.pods.retain(|o, _| voters_contains(&world.members, *o)); }
+                1 => {
+                    let voters = voters(&world);
+                    let pods: Vec<Ordinal> = world.pods.keys().copied().collect();
+                    pods.into_iter().filter(|o| !voters.contains(o)).for_each(|o| world.delete_pod(o));
+                }
                 // The record's last write was lost, as far as it was about a newcomer.
                 2 if world.members[&last].learner && !world.members[&last].started => {
                     world.record = world.record.map(|record| record.without(last));
@@ -467,8 +452,4 @@ proptest! {
         prop_assert!(record.members.values().all(|recorded| recorded.state == State::Member));
         prop_assert!(world.pods.keys().copied().eq(0..world.desired));
     }
-}
-
-fn voters_contains(members: &std::collections::BTreeMap<Ordinal, world::Sim>, ordinal: Ordinal) -> bool {
-    members.get(&ordinal).is_some_and(|member| !member.learner)
 }
