@@ -47,7 +47,8 @@ test: check test-images bed ## check, then the main job on a real cluster
 
 test-all: check test-images bed ## test, and every scenario of what clusters do to it (hours)
 	cargo test --locked -p tests --no-run
-	$(if $(filter none,$(BED)),,tests/with-programs)
+	cargo test --locked -p membership explored -- --ignored
+	$(if $(filter none,$(BED)),,TRACES=50 tests/with-programs)
 	ALL=1 $(IN) tests/on-cluster
 
 demo: images bed ## three members under load become four (HELM=3, WAIT=1)

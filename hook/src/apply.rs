@@ -397,9 +397,3 @@ fn is_gone<T>(answer: &kube::Result<T>) -> Option<String> {
         _ => None,
     }
 }
-
-/// Whether a step only cleans up behind a join that failed, or a removal.
-#[must_use]
-pub fn is_undo(step: &Step) -> bool {
-    matches!(step, Step::TakeBack(..) | Step::Record(..) | Step::Renew(..) | Step::RemovePod(..))
-}

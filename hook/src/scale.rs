@@ -8,7 +8,7 @@ use etcd::{Keys, Verdict};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
 use membership::names::{Ordinal, RECORDED_FOR, Target};
-use membership::next_step::{Limits, Step, next_step, or_go_back};
+use membership::next_step::{Limits, Step, did_not_join, next_step, out_of_time};
 use membership::observed::Observed;
 use membership::serving::names;
 use membership::volume::VolumePlan;
@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::apply::{Applied, Apply, is_undo};
+use crate::apply::{Applied, Apply};
 use crate::args::Trigger;
 use crate::failpoint::{self, Failpoint};
 use crate::lease::Lease;
@@ -154,12 +154,12 @@ impl Work<'_> {
             };
             let left = if over.is_some() { Duration::ZERO } else { self.end.saturating_duration_since(Instant::now()) };
             let step = next_step(&seen, &Limits { join: self.join_deadline, left });
-            if let Some(over) = over.take_if(|_| !is_undo(&step)) {
+            if let Some(over) = over.take_if(|_| !step.is_undo()) {
                 return Err(over);
             }
             if left.is_zero() && over.is_none() {
-                let error = deadline_error(&waits, &step);
-                if !is_undo(&step) {
+                let error = deadline_error(&seen, &waits, &step);
+                if !step.is_undo() {
                     return Err(error);
                 }
                 over = Some(error);
@@ -178,7 +178,7 @@ impl Work<'_> {
                     if let (None, Step::TakeBack(ordinal, _, why)) = (&over, &step)
                         && *ordinal < seen.desired
                     {
-                        over = Some(join_failed(&seen, *ordinal, why));
+                        over = Some(anyhow!(did_not_join(&seen, *ordinal, why)));
                     }
                     match self.apply(lease, &seen, &statefulset, step).await {
                         Ok(Applied::Done) => {
@@ -221,22 +221,10 @@ impl Work<'_> {
     }
 }
 
-fn join_failed(seen: &Observed, ordinal: Ordinal, why: &str) -> anyhow::Error {
-    anyhow!(
-        "{} did not join: {why}. It was removed from etcd again, the member list is as before. Repair it (kubectl describe pod {}) and upgrade again{}",
-        seen.target.pod(ordinal),
-        seen.target.pod(ordinal),
-        or_go_back(seen, ordinal)
-    )
-}
-
-fn deadline_error(waits: &Waits, step: &Step) -> anyhow::Error {
-    match (step, waits.what()) {
-        (Step::Fail(why), _) => anyhow!("{why}"),
-        (_, Some(what)) => anyhow!("the deadline passed while waiting for {what}"),
-        (_, None) => {
-            anyhow!("the deadline passed; raise hook.deadlineSeconds (and helm --timeout above it), then upgrade again")
-        }
+fn deadline_error(seen: &Observed, waits: &Waits, step: &Step) -> anyhow::Error {
+    match step {
+        Step::Fail(why) => anyhow!("{why}"),
+        _ => anyhow!(out_of_time(seen, waits.what())),
     }
 }
 

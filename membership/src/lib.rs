@@ -19,3 +19,5 @@ pub mod serving;
 pub mod snapshot;
 pub mod version;
 pub mod volume;
+#[cfg(any(test, feature = "world"))]
+pub mod world;

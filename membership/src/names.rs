@@ -134,23 +134,8 @@ impl fmt::Display for Target {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::*;
 
-    /// The page's cluster.
-    pub(crate) fn puls8() -> Target {
-        Target {
-            namespace: "puls8".into(),
-            statefulset: "puls8-etcd".into(),
-            service: "puls8-etcd-headless".into(),
-            cluster_domain: "cluster.local".into(),
-            container: "etcd".into(),
-            peer_scheme: "http".into(),
-            peer_port: 2380,
-            client_scheme: "http".into(),
-            client_port: 2379,
-            cronjob: "puls8-etcd-scaler".into(),
-        }
-    }
+    pub(crate) use crate::world::puls8;
 
     #[test]
     fn the_pages_four_peers_are_on_one_line() {

@@ -13,6 +13,11 @@ use crate::quorum::quorum;
 use crate::record::{Id, Permission, Record, State};
 use crate::version::{JoinAs, join_as};
 
+mod ending;
+
+use ending::or_go_back;
+pub use ending::{did_not_join, out_of_time};
+
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -49,7 +54,7 @@ pub enum Step {
     Promote(Ordinal, Id),
     /// `member remove` of a newcomer that did not make it; why.
     TakeBack(Ordinal, Id, String),
-    /// Delete a pod, by UID, that holds a start for which there is no member; why.
+    /// Delete a pod, by UID, that cannot go on as it was made; why.
     Renew(Ordinal, String, String),
     /// `move-leader` away from a member that is not wanted any more, to the member of this ordinal.
     MoveLeader(Ordinal, Id),
@@ -61,6 +66,15 @@ pub enum Step {
     FreeVolume(Ordinal),
     /// Delete the claim, by UID, and the volume made for it, of an ordinal that is not wanted any more.
     RemoveClaim(Ordinal, String),
+}
+
+impl Step {
+    /// Whether it only cleans up behind a join that failed, or a removal: what a run past its
+    /// deadline still does.
+    #[must_use]
+    pub fn is_undo(&self) -> bool {
+        matches!(self, Self::TakeBack(..) | Self::Record(..) | Self::Renew(..) | Self::RemovePod(..))
+    }
 }
 
 /// A learner may be promoted when it lags by no more than this many raft entries, or
@@ -81,6 +95,7 @@ fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
     }
     volumes(seen, limits)?;
     repaired(seen)?;
+    never_held(seen)?;
     if let Some(drift) = seen.record.as_ref().and_then(|record| drift::split(&seen.target, record, &seen.answers)) {
         return Err(Step::Fail(drift.sentence()));
     }
@@ -164,6 +179,18 @@ fn repaired(seen: &Observed) -> Result<(), Step> {
         }
         None => Ok(()),
     }
+}
+
+/// A pod whose member has served is never held. One is when the joiner is deleted after it was seen
+/// to serve and before that is recorded: made again, it is a joiner still, and nobody permits it. Its
+/// etcd did not run, so it is asked of nobody; its vote may be the one that a quorum lacks.
+fn never_held(seen: &Observed) -> Result<(), Step> {
+    let served = |ordinal| seen.record.as_ref().and_then(|record| record.state(ordinal)) == Some(State::Member);
+    let held = seen.pods.iter().find(|(ordinal, pod)| {
+        **ordinal < seen.desired && pod.joiner && pod.permitted.is_none() && !pod.terminating && served(**ordinal)
+    });
+    let why = "its member has served, and it was made before that was recorded, so it would be held for ever";
+    held.map_or(Ok(()), |(&ordinal, pod)| Err(Step::Renew(ordinal, pod.uid.clone(), why.into())))
 }
 
 fn agreed(seen: &Observed) -> Result<Agreed, Step> {
@@ -424,15 +451,6 @@ fn gap(listed: &[(Ordinal, &ListedMember)]) -> Option<Ordinal> {
     (0..).zip(listed).find(|(expected, (ordinal, _))| expected != ordinal).map(|(expected, _)| expected)
 }
 
-/// Where a join fails: that the count before it is the other way out. In a gap it is none.
-#[must_use]
-pub fn or_go_back(seen: &Observed, ordinal: Ordinal) -> String {
-    if seen.record.iter().any(|record| record.count() > ordinal) {
-        return String::new();
-    }
-    format!(", or go back with --set etcd.replicaCount={ordinal}")
-}
-
 fn wrong_cluster(pod: &Pod, ordinal: Ordinal) -> Step {
     let why = "its ETCD_INITIAL_CLUSTER is not the live member list and itself";
     Step::Renew(ordinal, pod.uid.clone(), why.into())
@@ -644,4 +662,6 @@ fn settled(seen: &Observed, record: &Record) -> Result<Step, Step> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod explored;
+#[cfg(test)]
+mod tests;

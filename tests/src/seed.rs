@@ -40,7 +40,8 @@ impl Seed {
         }
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    /// A number below this one, which is not 0.
+    pub fn below(&mut self, bound: usize) -> usize {
         // Below the bound, so it fits.
         (self.next() % bound as u64) as usize
     }

@@ -1,9 +1,9 @@
 //! What is recognised, what is planned, and what is refused, with the whole of each sentence.
 
 use super::*;
-use crate::next_step::tests::world::{Sim, World};
 use crate::observed::Answer;
 use crate::record::Id;
+use crate::world::{Sim, World};
 
 /// These ordinals answer as another cluster with this list, and the others as they did.
 fn as_another(mut seen: Observed, cluster: Id, members: &[Ordinal]) -> Observed {

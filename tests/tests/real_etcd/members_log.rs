@@ -1,8 +1,4 @@
-//! The referee's reading of a member's own files, against real etcd processes. `ETCD` names the
-//! binary; `make test` sets it to each version that the bed has.
-
-// clippy.toml lets tests unwrap, and does not count their own helpers as tests.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+//! The referee's reading of a member's own files.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};

@@ -1,0 +1,47 @@
+//! How a run ends that could not get on: in one sentence, with the way out.
+
+use crate::names::Ordinal;
+use crate::observed::Observed;
+
+/// The deadline has passed; what was waited for, if anything was.
+#[must_use]
+pub fn out_of_time(seen: &Observed, waited_for: Option<&str>) -> String {
+    let longer = "raise hook.deadlineSeconds (and helm --timeout above it)";
+    let Some(what) = waited_for else {
+        return format!("the deadline passed; {longer}, then upgrade again");
+    };
+    // Some waits are for a person and say already what is to be done.
+    if what.contains("upgrade again") {
+        return format!("the deadline passed while waiting for {what}");
+    }
+    let namespace = &seen.target.namespace;
+    // In a gap the count before is no way out.
+    let recorded = seen.record.as_ref().or(seen.copy.as_ref()).filter(|record| record.gap().is_none());
+    let back = recorded.map_or(0, crate::record::Record::count);
+    let back = match back {
+        0 => String::new(),
+        same if same == seen.desired => String::new(),
+        back => format!(", or go back with --set etcd.replicaCount={back}"),
+    };
+    format!(
+        "the deadline passed while waiting for {what}. See what keeps it (kubectl describe pods -n {namespace}) and repair that, or {longer} if it only takes longer; then upgrade again{back}"
+    )
+}
+
+/// A newcomer was taken out of the member list again; why.
+#[must_use]
+pub fn did_not_join(seen: &Observed, ordinal: Ordinal, why: &str) -> String {
+    let pod = seen.target.pod(ordinal);
+    let back = or_go_back(seen, ordinal);
+    format!(
+        "{pod} did not join: {why}. It was removed from etcd again, the member list is as before. Repair it (kubectl describe pod {pod}) and upgrade again{back}"
+    )
+}
+
+/// Where a join fails: that the count before it is the other way out. In a gap it is none.
+pub(super) fn or_go_back(seen: &Observed, ordinal: Ordinal) -> String {
+    if seen.record.iter().any(|record| record.count() > ordinal) {
+        return String::new();
+    }
+    format!(", or go back with --set etcd.replicaCount={ordinal}")
+}

@@ -1,0 +1,524 @@
+//! A small cluster in memory: what Kubernetes, the webhook, etcd and the run do, as far as the
+//! planner depends on it, and what can happen to them ([`fault`]). It stands in for speed: what it
+//! claims of etcd is replayed on real ones (`tests/tests/real_etcd`). Never part of the product.
+
+// It is test code, also where another crate's tests use it.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::names::{Ordinal, Target};
+use crate::next_step::{Limits, Step, did_not_join, next_step, out_of_time};
+use crate::observed::{Answer, ListedMember, Observed, Pod, Trouble, Volume};
+use crate::quorum::quorum;
+use crate::record::{Id, Record, State};
+
+mod apply;
+pub mod fault;
+pub mod trace;
+
+/// The cluster's ID.
+pub const CLUSTER: Id = Id(0xc1);
+/// A run with time enough.
+pub const LIMITS: Limits = Limits { join: Duration::from_secs(60), left: Duration::from_secs(200) };
+/// Longer than a join may take.
+const LATE: Duration = Duration::from_secs(61);
+/// More steps than any way of five members needs.
+const MOST_STEPS: usize = 300;
+
+/// The page's cluster.
+#[must_use]
+pub fn puls8() -> Target {
+    Target {
+        namespace: "puls8".into(),
+        statefulset: "puls8-etcd".into(),
+        service: "puls8-etcd-headless".into(),
+        cluster_domain: "cluster.local".into(),
+        container: "etcd".into(),
+        peer_scheme: "http".into(),
+        peer_port: 2380,
+        client_scheme: "http".into(),
+        client_port: 2379,
+        cronjob: "puls8-etcd-scaler".into(),
+    }
+}
+
+/// One member of the world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sim {
+    /// Its ID.
+    pub id: Id,
+    /// Not yet a voter.
+    pub learner: bool,
+    /// It ran at least once (client URLs in the list).
+    pub started: bool,
+}
+
+/// Everything there is.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// Its names.
+    pub target: Target,
+    /// The cluster's ID.
+    pub cluster: Id,
+    /// `spec.replicas`.
+    pub desired: u32,
+    /// In the annotation.
+    pub record: Option<Record>,
+    /// In the Lease, where the annotation is gone.
+    pub copy: Option<Record>,
+    /// etcd's member list.
+    pub members: BTreeMap<Ordinal, Sim>,
+    /// The pods.
+    pub pods: BTreeMap<Ordinal, Pod>,
+    /// The volumes.
+    pub volumes: BTreeMap<Ordinal, Volume>,
+    /// Whose data is on an ordinal's volume; none: it is empty.
+    pub disks: BTreeMap<Ordinal, Id>,
+    /// Members that run and answer.
+    pub serving: BTreeMap<Ordinal, Id>,
+    /// Ordinals whose etcd does not come up, whatever is done.
+    pub broken: Vec<Ordinal>,
+    /// Ordinals whose learner does not catch up.
+    pub behind: Vec<Ordinal>,
+    /// Ordinals whose pod cannot be started at all.
+    pub unstartable: Vec<Ordinal>,
+    /// Ordinals whose pod's node is away.
+    pub lost: Vec<Ordinal>,
+    /// How long the newcomer has been in the list, as far as this run knows.
+    pub joining_for: Option<Duration>,
+    /// Why this run has ended but for undoing what is half done.
+    pub over: Option<String>,
+    /// The roll-out that is under way.
+    pub rollout: Option<String>,
+    /// Who leads, while it serves.
+    pub leader: Option<Id>,
+    /// The claims of ordinals that are not wanted, where they are to go.
+    pub claims: BTreeMap<Ordinal, String>,
+    /// The version that the members run.
+    pub version: String,
+    /// How often the StatefulSet was written.
+    pub written: u64,
+    next: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// As desired.
+    Done,
+    /// Not; its one line.
+    Failed(String),
+}
+
+/// What came of one look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tick {
+    /// A step was taken.
+    Took(Step),
+    /// There was only waiting, and a deadline passed.
+    Waited,
+    /// The run ended.
+    Ended(End),
+}
+
+impl World {
+    fn empty(desired: u32) -> Self {
+        Self {
+            target: puls8(),
+            cluster: CLUSTER,
+            desired,
+            record: None,
+            copy: None,
+            members: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            serving: BTreeMap::new(),
+            broken: Vec::new(),
+            behind: Vec::new(),
+            unstartable: Vec::new(),
+            lost: Vec::new(),
+            joining_for: None,
+            over: None,
+            rollout: None,
+            leader: None,
+            claims: BTreeMap::new(),
+            version: "3.6.16".into(),
+            written: 0,
+            next: 100,
+        }
+    }
+
+    /// A verified cluster of `count` voters.
+    #[must_use]
+    pub fn settled(count: u32) -> Self {
+        let mut world = Self::empty(count);
+        let mut record = Record::new(CLUSTER);
+        for ordinal in 0..count {
+            let id = world.fresh();
+            world.members.insert(ordinal, Sim { id, learner: false, started: true });
+            world.serving.insert(ordinal, id);
+            world.disks.insert(ordinal, id);
+            record = record.with(ordinal, id, State::Member);
+            world.make_pod(ordinal, false);
+            world.volumes.insert(ordinal, settled_volume());
+        }
+        world.record = Some(record);
+        world
+    }
+
+    /// A cluster of `count` that was just installed: nobody has started yet.
+    #[must_use]
+    pub fn installed(count: u32) -> Self {
+        let mut world = Self::empty(count);
+        for ordinal in 0..count {
+            let id = world.fresh();
+            world.members.insert(ordinal, Sim { id, learner: false, started: false });
+        }
+        world
+    }
+
+    /// A verified member is this one, of this cluster.
+    pub fn is_member(&mut self, ordinal: Ordinal, id: Id, cluster: Id) {
+        self.members.insert(ordinal, Sim { id, learner: false, started: true });
+        self.serving.insert(ordinal, id);
+        self.disks.insert(ordinal, id);
+        let record = self.record.take().unwrap_or_else(|| Record::new(cluster));
+        self.record = Some(Record { cluster, ..record }.with(ordinal, id, State::Member));
+        self.cluster = cluster;
+    }
+
+    /// An ID that nobody had before.
+    pub fn fresh(&mut self) -> Id {
+        self.next += 1;
+        Id(self.next)
+    }
+
+    /// The controller makes the pod of an ordinal.
+    pub fn make_pod(&mut self, ordinal: Ordinal, joiner: bool) {
+        let uid = self.fresh().to_string();
+        let recorded = self.record.iter().flat_map(|record| record.members.keys().copied());
+        let peers: std::collections::BTreeSet<_> = recorded.chain(0..=ordinal).collect();
+        let unstartable = self.unstartable.contains(&ordinal);
+        let pod = Pod {
+            uid,
+            node: Some(format!("node-{ordinal}")),
+            joiner,
+            initial_cluster: Some(self.target.initial_cluster(peers)),
+            waits_in_admit: joiner && !unstartable,
+            ready: !joiner,
+            trouble: unstartable.then(|| trouble("container etcd-version: ImagePullBackOff", true)),
+            ..Pod::default()
+        };
+        self.pods.insert(ordinal, pod);
+    }
+
+    /// What the controllers and the members do by themselves.
+    pub fn settle(&mut self) {
+        self.make_pods();
+        // Who starts can be what another one waits for.
+        while self.run_members() {}
+    }
+
+    fn make_pods(&mut self) {
+        // The controller deletes nobody here, as if the webhook were away: the run has to.
+        let lost = &self.lost;
+        self.pods.retain(|ordinal, pod| !pod.terminating || lost.contains(ordinal));
+        self.pods.values_mut().for_each(|pod| pod.overdue = pod.terminating);
+        for ordinal in 0..self.desired {
+            self.volumes.entry(ordinal).or_insert_with(|| Volume { claimed: true, ours: true, ..Volume::default() });
+            if !self.pods.contains_key(&ordinal) {
+                self.admit_pod(ordinal);
+            }
+        }
+    }
+
+    /// What the webhook makes of a new pod, by its ordinal's state.
+    fn admit_pod(&mut self, ordinal: Ordinal) {
+        match self.record.as_ref().map(|record| record.state(ordinal)) {
+            Some(Some(State::Member | State::Leaving)) => self.make_pod(ordinal, false),
+            Some(Some(State::Joining) | None) => self.make_pod(ordinal, true),
+            // As its chart made it: nothing is known yet, or not yet of it.
+            Some(Some(State::Bootstrapping)) | None => {
+                self.make_pod(ordinal, false);
+                self.pods.get_mut(&ordinal).unwrap().unsettled = true;
+            }
+        }
+    }
+
+    /// Every etcd that can start does; whether another one serves than before.
+    fn run_members(&mut self) -> bool {
+        let before = self.serving.clone();
+        let Self { pods, members, lost, .. } = self;
+        self.serving.retain(|ordinal, id| {
+            pods.contains_key(ordinal) && !lost.contains(ordinal) && members.get(ordinal).is_some_and(|m| m.id == *id)
+        });
+        for (ordinal, pod) in &mut self.pods {
+            if pod.trouble.is_some() && pod.joiner && !self.unstartable.contains(ordinal) {
+                (pod.trouble, pod.waits_in_admit) = (None, true);
+            }
+            pod.waits_in_admit &= pod.permitted.is_none();
+        }
+        let (up, voters) = (self.voters_up().len(), self.members.values().filter(|member| !member.learner).count());
+        let names = self.target.initial_cluster(self.members.keys().copied());
+        for (&ordinal, member) in &mut self.members {
+            let away = self.broken.contains(&ordinal) || self.lost.contains(&ordinal);
+            let Some(pod) = self.pods.get(&ordinal).filter(|_| !away) else {
+                continue;
+            };
+            let own_data = self.disks.get(&ordinal) == Some(&member.id);
+            // What starts as new under an ID that has run already has lost its log: etcd does not
+            // get on with that. As new it joins only a cluster that is as it was told, and that decides
+            // something, if need be with its own vote.
+            let decides = up + usize::from(!member.learner) >= quorum(voters);
+            let starts = match (pod.joiner, pod.permitted) {
+                (true, permitted) if permitted == Some(member.id) => {
+                    own_data || (!member.started && decides && pod.initial_cluster.as_deref() == Some(&*names))
+                }
+                (true, _) => false,
+                (false, _) => own_data || (pod.unsettled && !member.started),
+            };
+            if starts {
+                member.started = true;
+                self.serving.insert(ordinal, member.id);
+                self.disks.insert(ordinal, member.id);
+            }
+        }
+        for (ordinal, pod) in &mut self.pods {
+            let serves = self.serving.contains_key(ordinal);
+            pod.ready = serves && !self.members[ordinal].learner && !pod.terminating;
+            // The kubelet says so, where there is one.
+            pod.down = !serves && !self.lost.contains(ordinal);
+        }
+        self.serving != before
+    }
+
+    /// The voters that serve.
+    fn voters_up(&self) -> Vec<Id> {
+        let serving = |ordinal| self.serving.contains_key(ordinal);
+        self.members.iter().filter(|(o, m)| !m.learner && serving(o)).map(|(_, m)| m.id).collect()
+    }
+
+    /// Whether etcd can decide anything.
+    #[must_use]
+    pub fn has_quorum(&self) -> bool {
+        let voters = self.members.values().filter(|member| !member.learner).count();
+        self.voters_up().len() >= quorum(voters)
+    }
+
+    /// One round of looking.
+    #[must_use]
+    pub fn observe(&self) -> Observed {
+        let list: Vec<ListedMember> = self
+            .members
+            .iter()
+            .map(|(&ordinal, member)| ListedMember {
+                id: member.id,
+                name: if member.started { self.target.pod(ordinal) } else { String::new() },
+                peer_urls: vec![self.target.peer_url(ordinal)],
+                client_urls: if member.started { vec![self.target.client_url(ordinal)] } else { vec![] },
+                learner: member.learner,
+            })
+            .collect();
+        let up = self.voters_up();
+        let quorum = self.has_quorum();
+        let leader = self.leader.filter(|id| up.contains(id)).or_else(|| up.first().copied());
+        let last = self.members.keys().next_back().map_or(0, |last| last + 1);
+        let answers = (0..self.desired.max(last)).map(|ordinal| {
+            let serves = self.serving.get(&ordinal).filter(|_| quorum);
+            let answer = serves.map(|&id| Answer {
+                member: id,
+                cluster: self.cluster,
+                leader,
+                learner: self.members[&ordinal].learner,
+                version: self.version.clone(),
+                revision: 10,
+                raft_index: 5000,
+                applied_index: if self.behind.contains(&ordinal) { 50 } else { 5000 },
+                errors: vec![],
+                list: (!self.members[&ordinal].learner).then(|| list.clone()),
+            });
+            (ordinal, answer.ok_or_else(|| "connection refused".into()))
+        });
+        Observed {
+            target: self.target.clone(),
+            desired: self.desired,
+            record: self.record.clone(),
+            copy: self.copy.clone(),
+            rollout: self.rollout.clone(),
+            answers: answers.collect(),
+            pods: self.pods.clone(),
+            volumes: self.volumes.clone(),
+            claims: self.claims.clone(),
+            joining_for: self.joining_for,
+        }
+    }
+
+    /// What the planner decides now.
+    #[must_use]
+    pub fn next(&self) -> Step {
+        next_step(&self.observe(), &self.limits())
+    }
+
+    /// How long this run has.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits { left: if self.over.is_some() { Duration::ZERO } else { LIMITS.left }, ..LIMITS }
+    }
+
+    /// What the run does with a decision, but for applying it, as `hook/src/scale.rs` has it.
+    /// `None`: the step is to be applied.
+    pub fn take(&mut self, step: &Step) -> Option<Tick> {
+        if let Some(why) = self.over.clone().filter(|_| !step.is_undo()) {
+            self.begin_run();
+            return Some(Tick::Ended(End::Failed(why)));
+        }
+        match step {
+            Step::Done => return Some(Tick::Ended(End::Done)),
+            Step::Fail(why) => {
+                self.begin_run();
+                return Some(Tick::Ended(End::Failed(why.clone())));
+            }
+            Step::Wait(what) => {
+                self.wait(what);
+                return Some(Tick::Waited);
+            }
+            Step::TakeBack(ordinal, _, why) if self.over.is_none() && *ordinal < self.desired => {
+                self.over = Some(did_not_join(&self.observe(), *ordinal, why));
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// Nothing changes until a deadline passes: first the join's, where there is one.
+    pub fn wait(&mut self, what: &str) {
+        if self.joining_for.is_some_and(|since| since < LATE) {
+            self.joining_for = Some(LATE);
+        } else {
+            self.over = Some(out_of_time(&self.observe(), Some(what)));
+        }
+    }
+
+    /// A new run: what the one before it remembered is forgotten.
+    pub fn begin_run(&mut self) {
+        self.over = None;
+        self.joining_for = self.joining_for.map(|_| Duration::ZERO);
+        self.pods.values_mut().for_each(|pod| pod.older = true);
+    }
+
+    /// Everybody does what is to be done, and the run looks once.
+    ///
+    /// # Errors
+    /// The promise that was broken.
+    pub fn tick(&mut self) -> Result<Tick, String> {
+        self.settle();
+        let step = self.next();
+        if let Some(tick) = self.take(&step) {
+            return Ok(tick);
+        }
+        self.promised(&step)?;
+        if !self.attempt(&step, self.written) {
+            // Everybody else has done what there was to do, so etcd goes on refusing it.
+            self.wait(&format!("etcd: {} is refused", label(&step)));
+            return Ok(Tick::Waited);
+        }
+        self.sound()?;
+        Ok(Tick::Took(step))
+    }
+
+    /// Goes on to the end of this run.
+    ///
+    /// # Errors
+    /// The promise that was broken; also that it comes to an end.
+    pub fn end(&mut self) -> Result<End, String> {
+        for _ in 0..MOST_STEPS {
+            if let Tick::Ended(end) = self.tick()? {
+                return Ok(end);
+            }
+        }
+        Err(format!("it does not end: {self:?}"))
+    }
+
+    /// Whether everything is as desired; what is not.
+    ///
+    /// # Errors
+    /// In a sentence.
+    pub fn ended_well(&self) -> Result<(), String> {
+        let wanted = || 0..self.desired;
+        let record = self.record.as_ref().ok_or("no record")?;
+        for (holds, what) in [
+            (self.members.keys().copied().eq(wanted()), "members"),
+            (self.members.values().all(|member| !member.learner && member.started), "voters"),
+            (record.members.keys().copied().eq(wanted()), "record's ordinals"),
+            (
+                wanted()
+                    .all(|o| record.members[&o].id == self.members[&o].id && record.state(o) == Some(State::Member)),
+                "record",
+            ),
+            (self.pods.iter().filter(|(_, pod)| !pod.terminating).map(|(&o, _)| o).eq(wanted()), "pods"),
+            (self.pods.values().all(|pod| pod.terminating || (pod.ready && !pod.joiner)), "ordinary and Ready pods"),
+        ] {
+            if !holds {
+                return Err(format!("{} wanted, the {what} are not so: {self:?}", self.desired));
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps and settles until nothing but waiting is left; every step taken.
+    pub fn run(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for _ in 0..MOST_STEPS {
+            self.settle();
+            let step = self.next();
+            let over = matches!(step, Step::Done | Step::Fail(_) | Step::Wait(_));
+            self.apply(&step);
+            steps.push(step);
+            if over {
+                return steps;
+            }
+        }
+        panic!("does not end: {:?}", &steps[MOST_STEPS - 20..]);
+    }
+}
+
+/// A step's name and ordinal.
+#[must_use]
+pub fn label(step: &Step) -> String {
+    let ordinal = match step {
+        Step::CreateVolume(o) | Step::PinVolume(o, _) | Step::Add(o, _) | Step::Permit(o, ..) => Some(o),
+        Step::FreeVolume(o) | Step::MoveLeader(o, _) | Step::Remove(o, _) | Step::RemovePod(o, _) => Some(o),
+        Step::RemoveClaim(o, _) | Step::Settle(o, _) | Step::Swap(o, _) | Step::Promote(o, _) => Some(o),
+        Step::TakeBack(o, ..) | Step::Renew(o, ..) => Some(o),
+        Step::Done | Step::Wait(_) | Step::Fail(_) | Step::Record(..) => None,
+    };
+    let text = format!("{step:?}");
+    let word = text.split(['(', ' ']).next().unwrap_or_default().to_owned();
+    ordinal.map_or(word.clone(), |ordinal| format!("{word} {ordinal}"))
+}
+
+/// The count that the sentence of an error gives as a way out.
+#[must_use]
+pub fn way_out(why: &str) -> Option<u32> {
+    let (_, count) = why.split_once("--set etcd.replicaCount=")?;
+    count.split(|other: char| !other.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// A volume of ours that is in use.
+#[must_use]
+pub fn settled_volume() -> Volume {
+    Volume { claimed: true, bound: true, ours: true, exists: true, pinned: true, ..Volume::default() }
+}
+
+fn trouble(what: &str, fatal: bool) -> Trouble {
+    Trouble { what: what.into(), fatal }
+}
+
+/// A pod's trouble.
+#[must_use]
+pub fn stuck(what: &str, fatal: bool) -> Option<Trouble> {
+    Some(trouble(what, fatal))
+}
