@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use kube::api::{Patch, PatchParams, PostParams};
 use membership::names::{Ordinal, Target};
 use membership::observed::Volume;
-use membership::volume::{VolumePlan, is_stale, pinned_to};
+use membership::volume::{VolumePlan, is_pinned_to, is_stale, pinned_to};
 use serde_json::{Value, json};
 
 use crate::objects::{Objects, this_one};
@@ -70,6 +70,7 @@ impl Volumes {
                     let existing = serde_json::to_value(existing).context("a volume that cannot be written as JSON")?;
                     volume.misfit = plan.misfit(&existing, target, claim, &class);
                     volume.stale = !bound && is_stale(&existing, &uid);
+                    volume.pinned_to = is_pinned_to(&existing).map(str::to_owned);
                 }
             }
         }

@@ -154,6 +154,10 @@ fn volumes(seen: &Observed, limits: &Limits) -> Result<(), Step> {
         if volume.stale {
             return Err(Step::FreeVolume(ordinal));
         }
+        // A newcomer's whose turn has not come is not tied yet: it may be in another one's way.
+        if !in_turn(seen, ordinal) {
+            continue;
+        }
         // Where nothing was written yet, the pod may still be wanted elsewhere: a node is chosen for
         // good only once the volume is mounted, and that by the pod that is to use it.
         let mounted = |pod: &&Pod| !pod.terminating && (pod.waits_in_admit || pod.started);
@@ -163,6 +167,13 @@ fn volumes(seen: &Observed, limits: &Limits) -> Result<(), Step> {
         }
     }
     Ok(())
+}
+
+/// Whether an ordinal is recorded, or the next to join; without a record all start together.
+fn in_turn(seen: &Observed, ordinal: Ordinal) -> bool {
+    let Some(record) = &seen.record else { return true };
+    let recorded = |ordinal: Ordinal| record.members.contains_key(&ordinal);
+    recorded(ordinal) || (0..ordinal).all(recorded)
 }
 
 /// A pod that could not start, and that the template it was made from no longer speaks for, is made
@@ -610,6 +621,7 @@ fn newcomer(
                 trouble.what,
                 or_go_back(seen, ordinal)
             )),
+            _ if let Some(step) = make_room(seen, ordinal, waiting) => step,
             _ => Step::Wait(format!(
                 "{pod} to be scheduled, its volume mounted and its image pulled{}",
                 trouble(waiting)
@@ -623,6 +635,19 @@ fn newcomer(
     let version = version.parse().map_err(|why| Step::Fail(format!("the members' version is not known: {why}")))?;
     let voters = agreed.members.iter().filter(|member| !member.learner).count();
     Err(Step::Add(ordinal, join_as(version, voters)))
+}
+
+/// Newcomers are scheduled in any order. Where a later one has got the only node that this one's volume
+/// is on, and members share no node, both would wait for ever: the later one's may be made again elsewhere.
+fn make_room(seen: &Observed, ordinal: Ordinal, waiting: &Pod) -> Option<Step> {
+    let node = seen.volumes.get(&ordinal)?.pinned_to.as_ref().filter(|_| waiting.node.is_none())?;
+    let in_the_way = |(later, pod): &(&Ordinal, &Pod)| {
+        let free = seen.volumes.get(later).is_some_and(|volume| volume.ours && !volume.pinned);
+        **later > ordinal && pod.joiner && pod.permitted.is_none() && free && pod.node.as_ref() == Some(node)
+    };
+    let (&later, pod) = seen.pods.iter().filter(|(_, pod)| !pod.terminating).find(in_the_way)?;
+    let why = format!("it is on {node}, where the volume of {} is, which joins first", seen.target.pod(ordinal));
+    Some(Step::Renew(later, pod.uid.clone(), why))
 }
 
 /// The list is as desired; so must the pods be.

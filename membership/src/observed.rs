@@ -126,6 +126,8 @@ pub struct Volume {
     pub stale: bool,
     /// The volume is tied to a node (or pinning is turned off).
     pub pinned: bool,
+    /// The node, by its hostname label, which usually is its name.
+    pub pinned_to: Option<String>,
 }
 
 /// Everything about one cluster, seen in one round.

@@ -132,6 +132,14 @@ pub fn pinned_to(hostname: &str) -> Value {
     ] } ] } })
 }
 
+/// The hostname that a volume (JSON) is tied to as [`pinned_to`] does it; `None`: it is not, or not so.
+#[must_use]
+pub fn is_pinned_to(volume: &Value) -> Option<&str> {
+    let hosts = volume.pointer("/spec/nodeAffinity/required/nodeSelectorTerms/0/matchExpressions/0")?;
+    let hosts = Some(hosts).filter(|hosts| hosts["key"] == "kubernetes.io/hostname")?;
+    hosts["values"].as_array().filter(|values| values.len() == 1)?.first()?.as_str()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
