@@ -2,25 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use membership::names::Target;
-
-/// The page's cluster.
-#[must_use]
-pub fn puls8() -> Target {
-    Target {
-        namespace: "puls8".into(),
-        statefulset: "puls8-etcd".into(),
-        service: "puls8-etcd-headless".into(),
-        cluster_domain: "cluster.local".into(),
-        container: "etcd".into(),
-        cronjob: "puls8-etcd-scaler".into(),
-        peer_scheme: "http".into(),
-        peer_port: 2380,
-        client_scheme: "http".into(),
-        client_port: 2379,
-    }
-}
-
 /// That each field of this answer is explained in its section of docs/commands.md, and no other is.
 #[track_caller]
 pub fn documented(section: &str, answer: &serde_json::Value) {

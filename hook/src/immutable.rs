@@ -106,18 +106,7 @@ mod tests {
 
     #[test]
     fn the_way_out_is_commands() {
-        let target = Target {
-            namespace: "puls8".into(),
-            statefulset: "puls8-etcd".into(),
-            service: "puls8-etcd-headless".into(),
-            cluster_domain: "cluster.local".into(),
-            container: "etcd".into(),
-            peer_scheme: "http".into(),
-            peer_port: 2380,
-            client_scheme: "http".into(),
-            client_port: 2379,
-            cronjob: "puls8-etcd-scaler".into(),
-        };
+        let target = membership::world::puls8();
         let told = way_out(&target, &["serviceName is a and b in the chart".into()], &["data-puls8-etcd-0".into()]);
         assert!(told.contains("kubectl -n puls8 delete statefulset puls8-etcd --cascade=orphan;"), "{told}");
         assert!(told.contains("kubectl -n puls8 delete pvc data-puls8-etcd-0;"), "{told}");

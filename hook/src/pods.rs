@@ -163,22 +163,8 @@ fn unscheduled(pod: &Pod) -> Option<Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use membership::world::puls8;
     use serde_json::json;
-
-    fn puls8() -> Target {
-        Target {
-            namespace: "puls8".into(),
-            statefulset: "puls8-etcd".into(),
-            service: "puls8-etcd-headless".into(),
-            cluster_domain: "cluster.local".into(),
-            container: "etcd".into(),
-            peer_scheme: "http".into(),
-            peer_port: 2380,
-            client_scheme: "http".into(),
-            client_port: 2379,
-            cronjob: "puls8-etcd-scaler".into(),
-        }
-    }
 
     fn pod(value: serde_json::Value) -> observed::Pod {
         observe(&serde_json::from_value(value).unwrap(), &puls8(), 0, Some("etcd-b"), Timestamp::UNIX_EPOCH)

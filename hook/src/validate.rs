@@ -119,9 +119,9 @@ fn all_heard(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::documented::puls8;
     use membership::observed::{self, ListedMember};
     use membership::record::Id;
+    use membership::world::puls8;
 
     fn listed(id: u64, learner: bool) -> ListedMember {
         let (name, client_urls) = (format!("etcd-{}", id - 1), vec!["http://x".into()]);

@@ -1,6 +1,7 @@
 use super::*;
-use crate::documented::{documented, puls8};
+use crate::documented::documented;
 use membership::observed::ListedMember;
+use membership::world::puls8;
 
 /// A cluster with everything that a status can show.
 fn seen() -> Seen {

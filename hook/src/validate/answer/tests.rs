@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::documented::{documented, puls8};
+use crate::documented::documented;
 use etcd::{Counts, Hashed};
+use membership::world::puls8;
 
 fn voters(count: u32) -> Vec<Voter> {
     (0..count).map(|ordinal| Voter { ordinal, member: Id(u64::from(ordinal) + 1) }).collect()
