@@ -147,7 +147,9 @@ async fn make_volume(release: &Release) -> Result {
             },
         }),
     ];
-    apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items })).await.map(drop)
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
+    // The namespace's ServiceAccount comes a moment after it, and no pod before.
+    until("the reader's pod is made", SOON, async || apply(&list).await).await.map(drop)
 }
 
 fn volume(release: &Release) -> String {
