@@ -1,3 +1,5 @@
+//! Pages cut at any place give the same differences, and each is counted once.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::{btree_map, vec};

@@ -1,3 +1,5 @@
+//! What `hook status` answers, for people and for programs.
+
 use super::*;
 use crate::documented::documented;
 use membership::observed::ListedMember;

@@ -1,3 +1,5 @@
+//! What `hook validate` answers, for each verdict.
+
 use std::collections::BTreeMap;
 
 use super::*;
