@@ -6,14 +6,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs::OpenOptions;
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use etcd::{Damage, Member, Partial, Saved, verify};
 use etcd_client::{Client, GetOptions};
+use tests::one_etcd::{OneEtcd, free_url};
 use tests::process::until;
 
 /// Until etcd serves.
@@ -23,42 +23,13 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// The same where it is to pass.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// One etcd on loopback, killed when dropped.
-struct Etcd {
-    process: Child,
-    url: String,
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 fn program(variable: &str) -> Command {
     Command::new(std::env::var(variable).expect("ETCD and ETCDUTL name programs"))
 }
 
-fn free_url() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
-}
-
 /// etcd on this directory, which may be empty; its peer URL is in the data where there is some.
-async fn start(data_dir: &Path, peer: &str) -> (Etcd, Client) {
-    let url = free_url();
-    let process = program("ETCD")
-        .args(["--name", "one", "--data-dir"])
-        .arg(data_dir)
-        .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
-        .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
-        .args(["--initial-cluster", &format!("one={peer}")])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let etcd = Etcd { process, url };
+async fn start(data_dir: &Path, peer: &str) -> (OneEtcd, Client) {
+    let etcd = OneEtcd::start(data_dir, &free_url().unwrap(), peer).unwrap();
     let client = Client::connect([&etcd.url], None).await.unwrap();
     until("etcd serves", START, async || Ok(client.clone().get("x", None).await?)).await.unwrap();
     (etcd, client)
@@ -77,7 +48,7 @@ fn value(number: u64) -> Vec<u8> {
     vec![b'a' + (number % 26) as u8; (number * 37 % 9000) as usize]
 }
 
-async fn save(etcd: &Etcd, dir: &Path, name: &str) -> (Saved, std::path::PathBuf) {
+async fn save(etcd: &OneEtcd, dir: &Path, name: &str) -> (Saved, std::path::PathBuf) {
     let member = Member::at(&etcd.url, ANSWER).await.unwrap();
     let mut partial = Partial::create(dir, "test").unwrap();
     let saved = member.snapshot(&mut partial).await.unwrap();
@@ -94,7 +65,7 @@ fn copy(from: &Path, name: &str) -> std::path::PathBuf {
 #[ignore = "needs etcd: make test"]
 async fn a_snapshot_taken_under_writes_is_verified_and_restored_by_etcds_own_program() {
     let run = tempfile::tempdir().unwrap();
-    let peer = free_url();
+    let peer = free_url().unwrap();
     let (etcd, client) = start(&run.path().join("data"), &peer).await;
     let (acknowledged, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let write = async {
@@ -175,7 +146,7 @@ fn restore(file: &Path, data_dir: &Path, peer: &str) -> Output {
 #[ignore = "needs etcd: make test"]
 async fn a_member_that_dies_in_the_middle_leaves_no_file() {
     let run = tempfile::tempdir().unwrap();
-    let (mut etcd, mut client) = start(&run.path().join("data"), &free_url()).await;
+    let (mut etcd, mut client) = start(&run.path().join("data"), &free_url().unwrap()).await;
     for number in 0..200 {
         client.put(key(number), vec![b'x'; 500_000], None).await.unwrap();
     }
@@ -202,7 +173,7 @@ async fn a_member_that_dies_in_the_middle_leaves_no_file() {
 #[ignore = "needs etcd: make test"]
 async fn a_silent_member_is_given_up_at_the_deadline() {
     let run = tempfile::tempdir().unwrap();
-    let (etcd, _) = start(&run.path().join("data"), &free_url()).await;
+    let (etcd, _) = start(&run.path().join("data"), &free_url().unwrap()).await;
     let member = Member::at(&etcd.url, SHORT).await.unwrap();
     let mut partial = Partial::create(run.path(), "test").unwrap();
     let began = Instant::now();
@@ -219,7 +190,7 @@ async fn a_silent_member_is_given_up_at_the_deadline() {
     .unwrap();
 }
 
-fn signal(name: &str, etcd: &Etcd) {
+fn signal(name: &str, etcd: &OneEtcd) {
     let id = etcd.process.id().to_string();
     assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().unwrap().success());
 }

@@ -1,47 +1,14 @@
 //! The referee's reading of a member's own files.
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use etcd_client::{Client, Compare, CompareOp, MemberAddOptions, Txn, TxnOp};
 use membership::record::Id;
+use tests::one_etcd::{OneEtcd, free_url};
 use tests::process::until;
 use tests::referee::history::{MemberList, What};
 use tests::referee::wal;
 use tests::referee::watch::{Places, Watch};
-
-/// One etcd on loopback, killed when dropped.
-struct Etcd {
-    process: Child,
-    url: String,
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn start(data_dir: &std::path::Path, url: &str, peer: &str) -> Etcd {
-    let process = Command::new(std::env::var("ETCD").expect("ETCD names the etcd binary"))
-        .args(["--name", "one", "--data-dir"])
-        .arg(data_dir)
-        .args(["--listen-client-urls", url, "--advertise-client-urls", url])
-        .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
-        .args(["--initial-cluster", &format!("one={peer}")])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    Etcd { process, url: url.to_owned() }
-}
-
-fn free_url() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
-}
 
 #[tokio::test]
 #[ignore = "needs etcd: make test"]
@@ -51,8 +18,8 @@ async fn a_members_own_log_tells_what_was_done_to_it_and_in_which_order() {
     let watch = Watch::start(places);
     let data_dir = run.path().join("node-0/var-local/ours/data");
     std::fs::create_dir_all(&data_dir).unwrap();
-    let (url, peer) = (free_url(), free_url());
-    let etcd = start(&data_dir, &url, &peer);
+    let (url, peer) = (free_url().unwrap(), free_url().unwrap());
+    let etcd = OneEtcd::start(&data_dir, &url, &peer).unwrap();
     let mut client = Client::connect([&etcd.url], None).await.unwrap();
     let serves = async || Ok(client.clone().get("x", None).await?);
     let id = until("etcd serves", Duration::from_secs(60), serves).await.unwrap().header().unwrap().member_id();
@@ -73,7 +40,7 @@ async fn a_members_own_log_tells_what_was_done_to_it_and_in_which_order() {
     client.member_remove(added).await.unwrap();
     // Started again, it tells its client URLs again; held files are read to their end.
     drop(etcd);
-    let etcd = start(&data_dir, &url, &peer);
+    let etcd = OneEtcd::start(&data_dir, &url, &peer).unwrap();
     until("etcd serves again", Duration::from_secs(60), async || {
         Ok(client.clone().put("traffic/2/0000000018", "value", None).await?)
     })
@@ -112,7 +79,7 @@ async fn a_members_own_log_tells_what_was_done_to_it_and_in_which_order() {
     std::fs::remove_dir_all(&data_dir).unwrap();
     let between = tests::release::now() * 1000;
     assert_eq!(wal::read_held(&watch.held()).unwrap().len(), 1);
-    let _etcd = start(&data_dir, &url, &peer);
+    let _etcd = OneEtcd::start(&data_dir, &url, &peer).unwrap();
     until("etcd serves as new", Duration::from_secs(60), async || {
         Ok(client.clone().put("traffic/2/0000000019", "value", None).await?)
     })
