@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::drift;
 use crate::names::Ordinal;
 use crate::names::{MOST_MEMBERS, STOP, Target};
-use crate::observed::{Answer, Answered, ListedMember, agreed};
+use crate::observed::{Answer, Answered, ListedMember, agreed, ordinal_of};
 use crate::quorum::quorum;
 use crate::record::{ParseRecordError, Record, State};
 
@@ -420,7 +420,7 @@ impl Change<'_> {
         };
         // Of those that go, the list and the record are not compared: a newcomer may be in one of them only.
         let goes = |ordinal: Ordinal| self.new < self.old && ordinal >= self.new;
-        let at = |member: &ListedMember| member.peer_urls.first().and_then(|url| self.target.ordinal_of_peer_url(url));
+        let at = |member: &ListedMember| ordinal_of(self.target, member);
         for member in list {
             let ordinal = at(member);
             // One that never started takes nothing along when it leaves.
