@@ -265,6 +265,10 @@ impl World {
         let names = self.target.initial_cluster(self.members.keys().copied());
         for (&ordinal, member) in &mut self.members {
             let away = self.broken.contains(&ordinal) || self.lost.contains(&ordinal);
+            let begins = |pod: &Pod| !pod.joiner || pod.permitted == Some(member.id);
+            if let Some(pod) = self.pods.get_mut(&ordinal).filter(|pod| !self.lost.contains(&ordinal) && begins(pod)) {
+                pod.started = true;
+            }
             let Some(pod) = self.pods.get(&ordinal).filter(|_| !away) else {
                 continue;
             };

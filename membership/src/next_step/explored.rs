@@ -85,7 +85,7 @@ impl Seen {
         for (ordinal, pod) in &world.pods {
             let (waits, ready) = (pod.waits_in_admit, pod.ready);
             let state = (pod.joiner, waits, ready, pod.unsettled, pod.terminating, pod.overdue, pod.older);
-            (ordinal, state, pod.trouble.is_some(), &pod.initial_cluster).hash(&mut self.hasher);
+            (ordinal, state, pod.started, pod.trouble.is_some(), &pod.initial_cluster).hash(&mut self.hasher);
             self.uid(&pod.uid);
             self.ids(&pod.permitted);
         }

@@ -56,6 +56,9 @@ pub(super) fn join_in_progress(
                     let record = record.clone().with(ordinal, member.id, State::Joining);
                     return Err(Step::Record(record, format!("{pod} is taken back")));
                 }
+                if never_served && !limits.left.is_zero() {
+                    not_about_to_start(seen, ordinal, member, late, &why)?;
+                }
                 return Err(Step::TakeBack(ordinal, member.id, why));
             }
         }
@@ -83,6 +86,33 @@ pub(super) fn join_in_progress(
         return Err(promote(seen, agreed, ordinal, member, answer));
     }
     Ok(())
+}
+
+/// A pod that was permitted a moment ago starts etcd whatever is asked of it now, and the list that it
+/// was made for must be the live one then (invariant 4). So the list is left alone until it has started,
+/// a matter of seconds; one that is wanted and late goes before its member does. One that is not wanted
+/// must not (invariant 3). Whose start fails says so, and is no more in a hurry.
+fn not_about_to_start(
+    seen: &Observed,
+    ordinal: Ordinal,
+    member: &ListedMember,
+    late: bool,
+    why: &str,
+) -> Result<(), Step> {
+    let about_to =
+        |pod: &&Pod| pod.permitted == Some(member.id) && !pod.started && pod.trouble.is_none() && !pod.overdue;
+    let Some(seen_pod) = seen.pods.get(&ordinal).filter(about_to) else {
+        return Ok(());
+    };
+    let pod = seen.target.pod(ordinal);
+    match (seen_pod.terminating, late, ordinal < seen.desired) {
+        (true, ..) => Err(Step::Wait(format!("pod {pod} to end; it is taken back then: {why}"))),
+        (false, false, _) => {
+            Err(Step::Wait(format!("etcd in {pod}, which is permitted, to start; it is taken back then: {why}")))
+        }
+        (false, true, true) => Err(Step::Renew(ordinal, seen_pod.uid.clone(), why.into())),
+        (false, true, false) => Ok(()),
+    }
 }
 
 /// Why a join is taken back, with what the pod itself says.

@@ -218,6 +218,39 @@ fn a_join_that_is_late_is_taken_back_with_the_pods_own_words() {
 }
 
 #[test]
+fn who_is_permitted_starts_before_it_is_taken_back() {
+    let mut world = World::settled(3);
+    world.desired = 4;
+    while world.pods.get(&3).is_none_or(|pod| pod.permitted.is_none()) {
+        world.settle();
+        world.apply(&world.next());
+    }
+    // Its node is slow: permitted, and nothing is heard of etcd's start yet.
+    world.desired = 3;
+    let step = world.next();
+    assert!(
+        matches!(&step, Step::Wait(what) if what.contains("etcd in puls8-etcd-3, which is permitted, to start")),
+        "{step:?}"
+    );
+    // Its node stays silent: late, an unwanted one is not waited for, a wanted one's pod goes first.
+    let mut late = world.clone();
+    late.joining_for = Some(Duration::from_secs(61));
+    assert!(matches!(late.next(), Step::TakeBack(3, ..)));
+    late.desired = 4;
+    assert!(matches!(late.next(), Step::Renew(3, ..)));
+    late.pods.get_mut(&3).unwrap().terminating = true;
+    assert!(matches!(late.next(), Step::Wait(what) if what.contains("pod puls8-etcd-3 to end")));
+    late.pods.get_mut(&3).unwrap().overdue = true;
+    assert!(matches!(late.next(), Step::TakeBack(3, ..)));
+    // What fails to start is in no hurry.
+    let mut failing = world.clone();
+    failing.pods.get_mut(&3).unwrap().trouble = stuck("container admit: exit code 1", false);
+    assert!(matches!(failing.next(), Step::TakeBack(3, ..)));
+    assert_eq!(world.run().pop(), Some(Step::Done));
+    assert_eq!(voters(&world), [0, 1, 2]);
+}
+
+#[test]
 fn at_the_deadline_only_a_newcomer_that_never_served_is_taken_back() {
     let over = Limits { left: Duration::ZERO, ..LIMITS };
     let mut world = World::settled(3);

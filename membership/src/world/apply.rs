@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Sim, World};
+use super::{LATE, Sim, World};
 use crate::names::Ordinal;
 use crate::next_step::Step;
+use crate::observed::Pod;
 use crate::quorum::quorum;
 use crate::record::State;
 use crate::version::JoinAs;
@@ -74,6 +75,11 @@ impl World {
                     member.id == *id && (member.learner || !self.serving.contains_key(ordinal)),
                     "only what did not join is taken back"
                 );
+                let in_time = self.over.is_none() && self.joining_for.is_none_or(|since| since < LATE);
+                let free =
+                    |pod: &Pod| pod.permitted == Some(*id) && !pod.started && pod.trouble.is_none() && !pod.overdue;
+                let waits = in_time && self.pods.get(ordinal).is_some_and(free);
+                promise!(!waits, "invariant 4: it starts on the list that is changed");
             }
             Step::MoveLeader(heir, from) => {
                 promise!(*heir < self.desired && self.serving.contains_key(heir), "it stays");
