@@ -62,7 +62,18 @@ impl Disk {
     /// # Errors
     /// When the node cannot be entered, or nothing was away.
     pub async fn give_back(&self) -> anyhow::Result<()> {
-        let move_back = "find \"$1\" -mindepth 1 -delete; find \"$1.lost\" -mindepth 1 -maxdepth 1 -exec mv -t \"$1\" {} +; rmdir \"$1.lost\"";
+        // Its etcd may begin again in between and make its directory anew: what is in the way is taken
+        // away again, a hundred times at most.
+        let move_back = r#"
+            find "$1" -mindepth 1 -delete || :
+            for lost in $(find "$1.lost" -mindepth 1 -maxdepth 1); do
+                place="$1/${lost##*/}" times=0
+                until rm -rf "$place" && mv -T "$lost" "$place"; do
+                    times=$((times + 1))
+                    [ "$times" -lt 100 ]
+                done
+            done
+            rmdir "$1.lost""#;
         self.shell(move_back).await.map(drop)
     }
 }
