@@ -1,18 +1,13 @@
 //! One release of the chart, with names of its own in everything it touches.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use crate::cluster::{Images, names, nodes, remove_on_nodes, top};
 use crate::process::{Ended, apply, kubectl, kubectl_json, run};
-
-/// How long a member may go unheard where all are to be well: the webhook asks them every 2 s.
-const HEARD: Duration = Duration::from_secs(60);
-/// The pause before it is asked again.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// Which Helm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,23 +254,14 @@ impl Release {
         Ok(ran)
     }
 
-    /// `helm upgrade` to this many members, to its success. Refused for a member that was not heard just
-    /// then (an election on a busy machine, one that is just back), it is asked again, as the refusal says.
+    /// `helm upgrade` to this many members, to its success.
     ///
     /// # Errors
-    /// When it fails for another reason, or such a member is not heard for a minute.
+    /// When it fails.
     pub async fn upgrade(&self, members: usize, more: &[&str]) -> anyhow::Result<Ran> {
-        let until = Instant::now() + HEARD;
-        loop {
-            let ran = self.try_upgrade(members, more).await?;
-            let unheard = !ran.ended.success && ran.ended.printed().contains("members not healthy");
-            if !unheard || Instant::now() > until {
-                ran.ended.clone().ok()?;
-                return Ok(ran);
-            }
-            self.say("a member was not heard just then: asked again");
-            tokio::time::sleep(AGAIN).await;
-        }
+        let ran = self.try_upgrade(members, more).await?;
+        ran.ended.clone().ok()?;
+        Ok(ran)
     }
 
     /// `helm upgrade` to this many members, however it ends.

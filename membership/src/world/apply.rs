@@ -76,9 +76,9 @@ impl World {
                     "only what did not join is taken back"
                 );
                 let in_time = self.over.is_none() && self.joining_for.is_none_or(|since| since < LATE);
-                let free =
+                let about_to_start =
                     |pod: &Pod| pod.permitted == Some(*id) && !pod.started && pod.trouble.is_none() && !pod.overdue;
-                let waits = in_time && self.pods.get(ordinal).is_some_and(free);
+                let waits = in_time && self.pods.get(ordinal).is_some_and(about_to_start);
                 promise!(!waits, "invariant 4: it starts on the list that is changed");
             }
             Step::MoveLeader(heir, from) => {

@@ -276,6 +276,10 @@ async fn comes_back(name: &str, helm: Helm) -> Result {
 /// that there is no quorum for a while.
 async fn promoted_and_killed(release: &Release, to: usize) -> Result {
     webhook_is_ready(release).await?;
+    // All members are just back: the webhook asks them every 2 s, and refuses until it has heard them all.
+    let (set, replicas) = (release.statefulset(), format!("--replicas={to}"));
+    let would_scale = ["scale", "statefulset", &set, &replicas, "--dry-run=server"];
+    until("the webhook has heard every member", BY_ITSELF, async || release.kubectl(&would_scale).await).await?;
     let job = release.stopping_job(&format!("to-{to}"), &[Failpoint::LeaseTaken, Failpoint::Promoted]).await?;
     job.reached(Failpoint::LeaseTaken).await?;
     release.upgrade(to, &["--no-hooks"]).await?;
