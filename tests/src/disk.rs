@@ -127,6 +127,33 @@ impl Release {
         self.restore(&disk, ordinal, from).await?;
         kill_container(&etcd.node, &etcd.id).await
     }
+
+    /// `etcd --force-new-cluster` on a member's data, kept beside it as it was, while its own etcd stands
+    /// still, which is then started again on it in the same pod: a cluster of one, under the same IDs.
+    ///
+    /// # Errors
+    /// When a step of it fails.
+    pub async fn force_new_cluster(&self, ordinal: usize) -> anyhow::Result<()> {
+        // On ports of the node's that nobody else uses there; what it advertises, the real start mends.
+        let force = r#"
+            mkdir "$1.before"
+            find "$1" -mindepth 1 -maxdepth 1 -exec mv -t "$1.before" {} +
+            cp -a "$1.before/." "$1/"
+            peer=http://127.0.0.1:22380 client=http://127.0.0.1:22379
+            etcd --force-new-cluster --name "$2" --data-dir "$1/data" --initial-cluster "$2=$peer" \
+                --initial-advertise-peer-urls $peer --listen-peer-urls $peer \
+                --advertise-client-urls $client --listen-client-urls $client >"$1.forced" 2>&1 &
+            trap "kill -9 $! 2>/dev/null || :" EXIT
+            timeout 60 sh -c "until etcdctl --endpoints=$client endpoint health; do sleep 0.2; done"
+            kill $!
+            wait $! || :
+            chown -R --reference="$1.before/data" "$1/data""#;
+        let disk = self.disk(ordinal).await?;
+        let etcd = self.running(&self.pod(ordinal), "etcd").await?;
+        in_node(&etcd.node, &["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGSTOP", &etcd.id]).await?;
+        in_node(&disk.node, &["sh", "-ec", force, "sh", &disk.path, &self.pod(ordinal)]).await?;
+        kill_container(&etcd.node, &etcd.id).await
+    }
 }
 
 /// What starts etcd again on the empty disk.

@@ -15,9 +15,14 @@ pub fn out_of_time(seen: &Observed, waited_for: Option<&str>) -> String {
         return format!("the deadline passed while waiting for {what}");
     }
     let namespace = &seen.target.namespace;
-    // In a gap the count before is no way out.
-    let recorded = seen.record.as_ref().or(seen.copy.as_ref()).filter(|record| record.gap().is_none());
-    let back = recorded.map_or(0, crate::record::Record::count);
+    // In a gap the count before is no way out; up to the gap it is, where the count is lower still: it
+    // brings back the pods of members that are listed.
+    let record = seen.record.as_ref().or(seen.copy.as_ref());
+    let back = record.map_or(0, |record| match record.gap() {
+        None => record.count(),
+        Some(gap) if gap > seen.desired => gap,
+        Some(_) => 0,
+    });
     let back = match back {
         0 => String::new(),
         same if same == seen.desired => String::new(),

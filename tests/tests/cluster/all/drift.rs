@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use tests::cluster::is_bed;
-use tests::disk::Restored;
+use tests::disk::{Restored, Start};
 use tests::load::Load;
+use tests::members::Member;
 use tests::process::{run, until};
 use tests::referee::judge::Rule;
 use tests::release::{Helm, Release};
@@ -180,6 +181,60 @@ async fn a_member_restored_alone_is_named_and_joins_anew_when_it_is_taken_out() 
         until("it has joined", MENDED, async || release.is_settled(3).await).await?;
         release.kept(&staying).await?;
         let value = release.etcdctl_in(2, &["get", KEY, "--print-value-only"]).await?;
+        ensure!(value.trim() == "kept", "the key is {value:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// No load: without a quorum nothing can be written.
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn two_disks_lost_the_third_forced_to_be_a_new_cluster_has_two_join_it_anew() -> Result {
+    if !is_bed() {
+        println!("not the test bed: no disk can be written");
+        return Ok(());
+    }
+    let forced = "two were removed by --force-new-cluster, not by a call of anybody";
+    let excused = [
+        (Rule::RestartsNobody, forced),
+        (Rule::ServedIsNeverHeld, forced),
+        (Rule::NothingIsLost, "the log of the one that was forced goes on in a copy"),
+    ];
+    scenario::run_excused(Release::of("drift-forced", Helm::V4), &excused, async |release| {
+        release.install(3, &[]).await?;
+        release.etcdctl(&["put", KEY, "kept"]).await?;
+        let (mut staying, before) = (release.pods().await?, release.members().await?);
+        staying.retain(|name, _| *name == release.pod(0));
+        for ordinal in [1, 2] {
+            release.lose_disk(ordinal, Start::Container).await?;
+        }
+        release.force_new_cluster(0).await?;
+        let id = |members: &[Member], ordinal| -> anyhow::Result<String> {
+            let name = release.pod(ordinal);
+            let member = members.iter().find(|member| member.name == name);
+            Ok(member.with_context(|| format!("{name} is not listed: {members:?}"))?.id.clone())
+        };
+        let mut gone = Vec::new();
+        for ordinal in [1, 2] {
+            let (name, id) = (release.pod(ordinal), id(&before, ordinal)?);
+            gone.push(format!("{name} (member {id}) is not listed any more"));
+        }
+        let refusal = refused(release, 4, &[&gone[0], &gone[1]]).await?;
+        planned_only(release, &refusal, "reconcile", &gone[1]).await?;
+        decided(release, &refusal, "reconcile").await?;
+        until("both have joined anew", MENDED, async || release.is_settled(3).await).await?;
+        let now = release.members().await?;
+        ensure!(id(&now, 0)? == id(&before, 0)?, "the one that was left has another ID: {before:?}, {now:?}");
+        for ordinal in [1, 2] {
+            ensure!(id(&now, ordinal)? != id(&before, ordinal)?, "a lost member's ID is back: {before:?}, {now:?}");
+        }
+        change(release, Way::Scale, 4, &[]).await?;
+        ensure!(
+            release.pods().await?[&release.pod(0)].uid == staying[&release.pod(0)].uid,
+            "the first pod was made again"
+        );
+        let value = release.etcdctl_in(3, &["get", KEY, "--print-value-only"]).await?;
         ensure!(value.trim() == "kept", "the key is {value:?}");
         Ok(())
     })

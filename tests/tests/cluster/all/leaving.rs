@@ -62,12 +62,16 @@ async fn leaves(release: &Release, point: Failpoint, harm: Harm) -> Result {
         job.go_on().await?;
         job.reached(point).await?;
     }
-    // Its pod may be gone already.
-    let pod = release.kubectl(&["get", "pod", &release.pod(2), "--ignore-not-found", "-o", "name"]).await?;
-    if pod.is_empty() && harm != Harm::JobKilled {
-        job.go_on().await?;
-    } else {
-        harm.done(release, &job, 2).await?;
+    // Where its member is gone the controller deletes its pod, before us or in the same moment.
+    let name = release.pod(2);
+    let there = release.kubectl(&["get", "pod", &name, "--ignore-not-found", "-o", "name"]).await?;
+    match harm {
+        Harm::PodDeleted => {
+            release.kubectl(&["delete", "pod", &name, "--wait=false", "--ignore-not-found"]).await?;
+            job.go_on().await?;
+        }
+        Harm::NodeKilled | Harm::NodeAndJobKilled if there.is_empty() => job.go_on().await?,
+        _ => harm.done(release, &job, 2).await?,
     }
     release.job(&format!("leave-{}-again", point.name())).await?.done().await?;
     release.is_settled(2).await?;
