@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 use crate::cluster::in_node;
-use crate::faults::{kill_container, kill_node, start_node};
+use crate::faults::{freeze_container, kill_container, kill_node, start_node};
 use crate::members::{Member, text};
 use crate::process::{kubectl_json, run, until};
 use crate::release::Release;
@@ -123,7 +123,7 @@ impl Release {
     pub async fn restore_running(&self, ordinal: usize, from: &Restored) -> anyhow::Result<()> {
         let disk = self.disk(ordinal).await?;
         let etcd = self.running(&self.pod(ordinal), "etcd").await?;
-        in_node(&etcd.node, &["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGSTOP", &etcd.id]).await?;
+        freeze_container(&etcd.node, &etcd.id).await?;
         self.restore(&disk, ordinal, from).await?;
         kill_container(&etcd.node, &etcd.id).await
     }
@@ -150,7 +150,7 @@ impl Release {
             chown -R --reference="$1.before/data" "$1/data""#;
         let disk = self.disk(ordinal).await?;
         let etcd = self.running(&self.pod(ordinal), "etcd").await?;
-        in_node(&etcd.node, &["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGSTOP", &etcd.id]).await?;
+        freeze_container(&etcd.node, &etcd.id).await?;
         in_node(&disk.node, &["sh", "-ec", force, "sh", &disk.path, &self.pod(ordinal)]).await?;
         kill_container(&etcd.node, &etcd.id).await
     }
@@ -210,8 +210,7 @@ impl Release {
         let (name, disk) = (self.pod(ordinal), self.disk(ordinal).await?);
         let status = self.etcd_status(ordinal).await?;
         let etcd = self.running(&name, "etcd").await?;
-        // Stopped, not ended: it writes nothing any more, and nobody starts it too early.
-        in_node(&etcd.node, &["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGSTOP", &etcd.id]).await?;
+        freeze_container(&etcd.node, &etcd.id).await?;
         disk.lose().await?;
         match start {
             Start::Container => kill_container(&etcd.node, &etcd.id).await?,

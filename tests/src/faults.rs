@@ -114,6 +114,15 @@ pub struct Running {
     pub id: String,
 }
 
+/// Has the process of a container on the bed stand still: it writes nothing any more, and nobody starts it
+/// again.
+///
+/// # Errors
+/// When it does not run.
+pub async fn freeze_container(node: &str, id: &str) -> anyhow::Result<()> {
+    in_node(node, &["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGSTOP", id]).await.map(drop)
+}
+
 /// Ends the process of a container on the bed, as the kernel does when memory is short.
 ///
 /// # Errors
