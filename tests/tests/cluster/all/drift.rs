@@ -10,7 +10,7 @@ use tests::load::Load;
 use tests::members::Member;
 use tests::process::{run, until};
 use tests::referee::judge::Rule;
-use tests::release::{Helm, Release};
+use tests::release::{Helm, Ran, Release};
 use tests::scenario::{self, Excused};
 
 use crate::ways::{Way, change, scale};
@@ -50,7 +50,7 @@ async fn a_middle_member_removed_by_hand_joins_again() -> Result {
             let aside = content.iter().filter(|path| path.contains(&old.id)).any(|path| path.ends_with(".wal"));
             ensure!(aside, "its old data is not kept under {}: {content:?}", old.id);
         }
-        let four = change(release, Way::Scale, 4, &[]).await?;
+        let four = grown(release).await?;
         release.kept(&staying).await?;
         load.lost_nothing(4, &four).await.map(drop)
     })
@@ -80,7 +80,7 @@ async fn a_member_added_by_hand_is_taken_back_and_one_at_no_pod_can_only_be_remo
         add("other", &["--peer-urls=http://other.invalid:2380", "--learner"]).await?;
         let refusal = refused(release, 4, &["http://other.invalid:2380, which is no pod of"]).await?;
         release.remove_named(&refusal).await?;
-        let four = until("it may grow again", SEEN, async || change(release, Way::Scale, 4, &[]).await).await?;
+        let four = grown(release).await?;
         release.is_settled(4).await?;
         release.kept(&staying).await?;
         load.lost_nothing(4, &four).await.map(drop)
@@ -131,7 +131,7 @@ async fn a_cluster_restored_from_a_snapshot_is_recorded_anew_when_the_old_one_is
         let now = release.record().await?;
         ensure!(now["cluster"] != record["cluster"], "the record still names {}", record["cluster"]);
         ensure!(release.lease_record().await? == now, "the Lease has another record");
-        change(release, Way::Scale, 4, &[]).await?;
+        grown(release).await?;
         release.kept(&before).await?;
         let value = release.etcdctl_in(3, &["get", KEY, "--print-value-only"]).await?;
         ensure!(value.trim() == "kept", "the key is {value:?}");
@@ -204,8 +204,7 @@ async fn two_disks_lost_the_third_forced_to_be_a_new_cluster_has_two_join_it_ane
     scenario::run_excused(Release::of("drift-forced", Helm::V4), &excused, async |release| {
         release.install(3, &[]).await?;
         release.etcdctl(&["put", KEY, "kept"]).await?;
-        let (mut staying, before) = (release.pods().await?, release.members().await?);
-        staying.retain(|name, _| *name == release.pod(0));
+        let (pods, before) = (release.pods().await?, release.members().await?);
         for ordinal in [1, 2] {
             release.lose_disk(ordinal, Start::Container).await?;
         }
@@ -229,16 +228,25 @@ async fn two_disks_lost_the_third_forced_to_be_a_new_cluster_has_two_join_it_ane
         for ordinal in [1, 2] {
             ensure!(id(&now, ordinal)? != id(&before, ordinal)?, "a lost member's ID is back: {before:?}, {now:?}");
         }
-        change(release, Way::Scale, 4, &[]).await?;
-        ensure!(
-            release.pods().await?[&release.pod(0)].uid == staying[&release.pod(0)].uid,
-            "the first pod was made again"
-        );
-        let value = release.etcdctl_in(3, &["get", KEY, "--print-value-only"]).await?;
-        ensure!(value.trim() == "kept", "the key is {value:?}");
+        grown(release).await?;
+        let (first, now) = (release.pod(0), release.pods().await?);
+        ensure!(now[&first].uid == pods[&first].uid, "{first} was made again");
+        for ordinal in 0..4 {
+            let own = format!("--endpoints=http://{}:2379", release.host(ordinal));
+            let value = release.etcdctl_in(ordinal, &[&own, "get", KEY, "--print-value-only"]).await?;
+            ensure!(value.trim() == "kept", "{} has the key as {value:?}", release.pod(ordinal));
+        }
         Ok(())
     })
     .await
+}
+
+/// 3 → 4, once the webhook has heard every member since the last one joined or left: what it was told is up
+/// to two seconds old. Nothing but its admission is waited for.
+async fn grown(release: &Release) -> anyhow::Result<Ran> {
+    let would_scale = ["scale", "statefulset", &release.statefulset(), "--replicas=4", "--dry-run=server"];
+    until("the webhook has heard every member", SEEN, async || release.kubectl(&would_scale).await).await?;
+    change(release, Way::Scale, 4, &[]).await
 }
 
 /// That a count is refused with all of these words, once the webhook has seen what was done: what it
