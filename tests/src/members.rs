@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 use crate::process::until;
@@ -12,6 +12,10 @@ use crate::release::Release;
 /// How long members may take until all have applied one revision, and none has compacted it
 /// meanwhile: then another is asked for.
 const HASHES: Duration = Duration::from_secs(60);
+
+/// What else is in the initial cluster of a template that members' pods are made from.
+const NO_START_WITHOUT_DATA: &str =
+    ",no-start-without-data=http://a-member-that-lost-its-disk-must-not-start-empty.invalid:2380";
 
 /// What must not change for a pod that was there before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,15 +183,28 @@ impl Release {
         Ok(())
     }
 
-    /// That the live StatefulSet names exactly these peers, once, on one line.
+    /// That the live StatefulSet names exactly these peers, once, on one line; and, where its pods may be made from
+    /// it, nobody ([`NO_START_WITHOUT_DATA`]).
     ///
     /// # Errors
     /// What is not so.
     pub async fn names_peers(&self, count: usize) -> anyhow::Result<()> {
         let cluster = self.env("ETCD_INITIAL_CLUSTER").await?;
-        ensure!(cluster == [self.initial_cluster(count)], "ETCD_INITIAL_CLUSTER is {cluster:?}");
+        let [cluster] = cluster.as_slice() else { bail!("ETCD_INITIAL_CLUSTER is {cluster:?}") };
+        let peers = cluster.strip_suffix(NO_START_WITHOUT_DATA).unwrap_or(cluster);
+        ensure!(peers == self.initial_cluster(count), "ETCD_INITIAL_CLUSTER is {cluster:?}");
         let state = self.env("ETCD_INITIAL_CLUSTER_STATE").await?;
         ensure!(state == ["existing"], "ETCD_INITIAL_CLUSTER_STATE is {state:?}");
+        Ok(())
+    }
+
+    /// That a pod which is made from the live StatefulSet starts on its own data only.
+    ///
+    /// # Errors
+    /// What is not so.
+    pub async fn starts_nobody_empty(&self) -> anyhow::Result<()> {
+        let cluster = self.env("ETCD_INITIAL_CLUSTER").await?;
+        ensure!(cluster[0].ends_with(NO_START_WITHOUT_DATA), "ETCD_INITIAL_CLUSTER is {cluster:?}");
         Ok(())
     }
 

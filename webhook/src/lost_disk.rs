@@ -23,8 +23,10 @@ use crate::health::Health;
 const LOOK: Duration = Duration::from_secs(5);
 
 /// What etcd says when it is started on an empty directory under an ID that has served: as an
-/// existing member that names only itself, and as a new one that the others know.
-const REFUSALS: [&str; 2] = ["cannot fetch cluster info from peer urls", "has already been bootstrapped"];
+/// existing member that names only itself, as a new one that the others know, and from a template in whose initial
+/// cluster is one more than there are.
+const REFUSALS: [&str; 3] =
+    ["cannot fetch cluster info from peer urls", "has already been bootstrapped", "member count is unequal"];
 
 /// Looks, for ever.
 pub async fn watch(

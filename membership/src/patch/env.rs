@@ -17,6 +17,11 @@ pub(super) const WAL_DIR: &str = "ETCD_WAL_DIR";
 /// The script that starts plain etcd in Bitnami's images. Called directly, it skips their set-up,
 /// which adds members and wipes directories by itself (facts-etcd 2.4 and 7).
 pub(super) const BITNAMI_RUN: &str = "/opt/bitnami/scripts/etcd/run.sh";
+/// One more in a template's initial cluster, at a name that nobody has (RFC 6761: `.invalid` never resolves): with it
+/// the list is never that of a live cluster, so etcd refuses to start on an empty directory ("member count is unequal").
+/// On a directory with data etcd does not read the list (run: `all::lost_disk`).
+pub(super) const NO_START_WITHOUT_DATA: &str =
+    "no-start-without-data=http://a-member-that-lost-its-disk-must-not-start-empty.invalid:2380";
 const MANAGED: [&str; 2] = [INITIAL_CLUSTER, INITIAL_CLUSTER_STATE];
 
 /// The index of the etcd container in a pod spec.
@@ -78,6 +83,11 @@ pub(super) fn set(edit: &mut Edit, container: &[&str], name: &str, value: &str) 
         edit.remove(&entry);
         edit.insert(&entry, literal);
     }
+}
+
+/// The initial cluster of a template that pods may be made from while no webhook is there to prepare them.
+pub(super) fn without_start_on_no_data(peers: &str) -> String {
+    format!("{peers},{NO_START_WITHOUT_DATA}")
 }
 
 /// The managed entries of a container's environment by name, `null` where there is none.

@@ -17,7 +17,7 @@ use super::{Edit, annotation, env, get, ownership, text};
 use crate::guard::reset::OnReset;
 use crate::names::{KEPT_PARTITION, LEAVING, LEFT, ON_RESET, Ordinal, RECORD, SCALED_TO, STOP, Target};
 use crate::observed::{self, Answered};
-use crate::record::{ParseRecordError, Record};
+use crate::record::{ParseRecordError, Record, State};
 
 /// `spec.replicas`, 1 where it is absent as the API server has it.
 #[must_use]
@@ -169,6 +169,11 @@ pub fn created(new: &Value, target: &Target, living: Option<&Record>, newest: Op
         }
         Some(record) => {
             edit.set(&place, record.annotation().into());
+            // All its pods are made from this template from now on, whatever manifest it came from.
+            if let Some(container) = etcd_container(new, target) {
+                let container = container.each_ref().map(String::as_str);
+                manage(&mut edit, &container, &target.initial_cluster(0..replicas(new)), true, record);
+            }
             // Nobody rolls for the managed environment alone, as at an update.
             let same = newest.is_some_and(|newest| {
                 let bare =
@@ -311,23 +316,21 @@ impl<'a> Update<'a> {
     }
 
     fn set_env(&self, edit: &mut Edit) {
-        let spec = get(self.new, &["spec", "template", "spec"]);
-        let Some(index) = spec.and_then(|spec| env::container(spec, &self.target.container)) else {
+        let Some(container) = etcd_container(self.new, self.target).filter(|_| self.manages()) else {
             return;
         };
-        if !self.manages() {
-            return;
-        }
-        let index = index.to_string();
-        let container = ["spec", "template", "spec", "containers", &index];
+        let container = container.each_ref().map(String::as_str);
         if let Some(own) = self.leaving() {
             env::restore(edit, &container, &own);
             return;
         }
-        let peers = self.target.initial_cluster(0..replicas(self.new));
-        env::set(edit, &container, env::INITIAL_CLUSTER, &peers);
-        if !get(self.new, &container).is_some_and(env::state_does_harm) {
-            env::set(edit, &container, env::INITIAL_CLUSTER_STATE, "existing");
+        let live = managed_of(self.old, self.target);
+        let live = live.get(env::INITIAL_CLUSTER).and_then(|entry| text(entry, &["value"]));
+        // Once there it stays, else the next write of an annotation would be another revision.
+        let stays = live.is_some_and(|live| live.ends_with(env::NO_START_WITHOUT_DATA)) && !self.changes_count();
+        let made_from = self.changes_template() || on_delete(self.new) || stays;
+        if let Some(Ok(record)) = self.record() {
+            manage(edit, &container, &self.target.initial_cluster(0..replicas(self.new)), made_from, &record);
         }
     }
 
@@ -377,6 +380,31 @@ impl<'a> Update<'a> {
             _ if asked == before => kept.unwrap_or(before),
             _ => asked,
         })
+    }
+}
+
+/// The path to the etcd container in the template.
+fn etcd_container(object: &Value, target: &Target) -> Option<[String; 5]> {
+    let index = env::container(get(object, &TEMPLATE[..])?.get("spec")?, &target.container)?.to_string();
+    Some(["spec".into(), "template".into(), "spec".into(), "containers".into(), index])
+}
+
+/// Writes the managed environment into a template's etcd container; `made_from`: pods are made from this template, not
+/// from the revision before it.
+///
+/// A webhook that is away cannot prepare them, and on a lost disk etcd would start empty under its live ID from a
+/// template that names every member. A member that never ran has no data yet and must start; images with start scripts
+/// of their own read the list at every start and refuse by themselves (facts-etcd 7).
+fn manage(edit: &mut Edit, container: &[&str], peers: &str, made_from: bool, record: &Record) {
+    let image = edit.get(container).cloned().unwrap_or_default();
+    let all_ran = record.members.values().all(|member| member.state != State::Bootstrapping);
+    if made_from && all_ran && !env::has_start_scripts(&image) {
+        env::set(edit, container, env::INITIAL_CLUSTER, &env::without_start_on_no_data(peers));
+    } else {
+        env::set(edit, container, env::INITIAL_CLUSTER, peers);
+    }
+    if !env::state_does_harm(&image) {
+        env::set(edit, container, env::INITIAL_CLUSTER_STATE, "existing");
     }
 }
 

@@ -39,8 +39,27 @@ async fn the_first_member_refuses_to_start_on_a_lost_disk() -> Result {
     .await
 }
 
-/// One member's disk is emptied and its etcd started; `others` are those that answer meanwhile.
+/// One member's disk is emptied and its etcd started; `others` are those that answer meanwhile. The webhook tells of it.
 pub async fn loses_its_disk(
+    release: &Release,
+    ordinal: usize,
+    start: Start,
+    others: &[usize],
+    members: &[Member],
+) -> anyhow::Result<Lost> {
+    let lost = starts_without_its_disk(release, ordinal, start, others, members).await?;
+    let told = until("an Event says what etcd's line does not", TOLD, async || {
+        let events = release.events_since(0).await?;
+        let about = |event: &&Event| event.reason == "DiskLost" && event.note.contains(&release.pod(ordinal));
+        events.into_iter().rev().find(|event| about(&event)).context("no Event DiskLost")
+    })
+    .await?;
+    release.say(&format!("{} {}: {}", told.kind, told.reason, told.note));
+    Ok(lost)
+}
+
+/// The same where no webhook is there to tell: it refuses, and the others go on.
+pub async fn starts_without_its_disk(
     release: &Release,
     ordinal: usize,
     start: Start,
@@ -52,17 +71,8 @@ pub async fn loses_its_disk(
     let lost = release.lose_disk(ordinal, start).await?;
     let said = release.refuses_to_start(&lost, others.first().copied()).await?;
     release.say(&format!("{} without its disk, started by {start:?}: {said}", release.pod(ordinal)));
-    ensure!(
-        said.contains("has already been bootstrapped") || said.contains("cannot fetch cluster info"),
-        "it does not refuse, it fails: {said}"
-    );
-    let told = until("an Event says what etcd's line does not", TOLD, async || {
-        let events = release.events_since(0).await?;
-        let about = |event: &&Event| event.reason == "DiskLost" && event.note.contains(&release.pod(ordinal));
-        events.into_iter().rev().find(|event| about(&event)).context("no Event DiskLost")
-    })
-    .await?;
-    release.say(&format!("{} {}: {}", told.kind, told.reason, told.note));
+    let refusals = ["has already been bootstrapped", "cannot fetch cluster info", "member count is unequal"];
+    ensure!(refusals.iter().any(|refusal| said.contains(refusal)), "it does not refuse, it fails: {said}");
     if !others.is_empty() {
         release.go_on(others, members).await?;
     }

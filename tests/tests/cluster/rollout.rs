@@ -82,6 +82,7 @@ pub async fn rolls(
     ensure!(down.len() == 1, "down at the same time: {down:?}");
     release.is_settled(members).await?;
     release.names_peers(members).await?;
+    release.starts_nobody_empty().await?;
     keeps(release, &held).await?;
     let now = release.pods().await?;
     for (name, pod) in &pods {

@@ -247,7 +247,7 @@ fn on_delete_gets_no_partition_and_finds_it_again_on_the_way_back() {
 fn one_line_whatever_the_chart_has() {
     let four = with(live(), "/spec/replicas", json!(4));
     let wanted = puls8().initial_cluster(0..4);
-    let several = |env: Value| with(four.clone(), "/spec/template/spec/containers/1/env", env);
+    let in_live = |object: &Value, env: Value| with(object.clone(), "/spec/template/spec/containers/1/env", env);
     let multi_line = json!([{ "name": "ETCD_INITIAL_CLUSTER", "value": "a=http://a:2380,\nb=http://b:2380" }]);
     let doubled = json!([
         { "name": "ETCD_INITIAL_CLUSTER", "value": "a" }, { "name": "X", "value": "1" },
@@ -257,10 +257,43 @@ fn one_line_whatever_the_chart_has() {
     let indirect =
         json!([{ "name": "ETCD_INITIAL_CLUSTER", "valueFrom": { "configMapKeyRef": { "name": "c", "key": "k" } } }]);
     for env in [multi_line, doubled, indirect, json!([]), json!(null)] {
-        let stored = write(&live(), &several(env.clone()), false);
+        let others: Vec<&Value> = env.as_array().into_iter().flatten().filter(|entry| entry["name"] == "X").collect();
+        let stored = write(&in_live(&live(), json!(others)), &in_live(&four, env.clone()), false);
         assert_eq!(env_of(&stored, "ETCD_INITIAL_CLUSTER"), [wanted.as_str()], "{env}");
         assert_eq!(env_of(&stored, "ETCD_INITIAL_CLUSTER_STATE"), ["existing"], "{env}");
     }
+}
+
+#[test]
+fn a_template_that_pods_are_made_from_starts_nobody_on_an_empty_disk() {
+    let image = "/spec/template/spec/containers/1/image";
+    let next = |object: &Value| with(object.clone(), image, json!("registry.k8s.io/etcd:3.6.15"));
+    let (three, four) = (puls8().initial_cluster(0..3), puls8().initial_cluster(0..4));
+    let cluster = |object: &Value| env_of(object, "ETCD_INITIAL_CLUSTER").remove(0);
+
+    let rolled = write(&live(), &next(&live()), false);
+    assert_eq!(cluster(&rolled), format!("{three},{}", env::NO_START_WITHOUT_DATA));
+    let rolled = with(rolled, "/status/observedGeneration", json!(9));
+    let charts_own = with(rolled.clone(), "/spec/template", next(&charts())["spec"]["template"].clone());
+    assert_eq!(write(&rolled, &charts_own, false), rolled, "it stays as it is as long as nothing else changes");
+    let scaled = write(&rolled, &with(charts_own, "/spec/replicas", json!(4)), false);
+    assert_eq!(cluster(&scaled), four, "its pods are made from the revision before");
+    assert_eq!(partition(&scaled), Some(4));
+
+    let on_delete = with(live(), "/spec/updateStrategy", json!({ "type": "OnDelete" }));
+    assert!(cluster(&write(&live(), &on_delete, false)).ends_with(env::NO_START_WITHOUT_DATA));
+    let saved = with(live(), "/metadata/annotations", json!({}));
+    let mut made = saved.clone();
+    json_patch::patch(&mut made, &created(&saved, &puls8(), Some(&record_of(3)), None).unwrap()).unwrap();
+    assert!(cluster(&made).ends_with(env::NO_START_WITHOUT_DATA));
+
+    // Whoever never ran has no data, and is to start.
+    let bootstrapping = record_of(3).with(2, Id(0x12), State::Bootstrapping);
+    let began = annotated(live(), &bootstrapping);
+    assert_eq!(cluster(&write(&began, &next(&began), false)), three);
+    // Bitnami's scripts read the list at every start.
+    let bitnamis = with(live(), image, json!("bitnami/etcd:3.5.6-debian-11-r10"));
+    assert_eq!(cluster(&write(&live(), &bitnamis, false)), three);
 }
 
 #[test]

@@ -3,15 +3,16 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use tests::cluster::is_bed;
 use tests::disk::Start;
+use tests::faults::own_name;
 use tests::members::Member;
 use tests::process::until;
 use tests::release::{Helm, Release, Storage};
 use tests::scenario;
 
-use crate::lost_disk::loses_its_disk;
+use crate::lost_disk::{loses_its_disk, starts_without_its_disk};
 
 type Result = anyhow::Result<()>;
 
@@ -56,6 +57,54 @@ async fn a_cluster_grown_from_one_on_provisioned_volumes_refuses_to_start_on_a_l
         each_way(release, 1, 3, &members).await?;
         each_way(release, 0, 3, &members).await?;
         release.is_settled(3).await
+    })
+    .await
+}
+
+/// What nobody of ours sees: after a roll-out each member's pod is made from a template that the webhook has written, and
+/// no webhook is there to prepare the pod.
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn without_a_webhook_a_rolled_out_template_starts_nobody_on_a_lost_disk() -> Result {
+    if !is_bed() {
+        println!("not the test bed: no disk can be emptied");
+        return Ok(());
+    }
+    scenario::run_alone(Release::of("lost-unseen", Helm::V4), async |release| {
+        release.install(3, &[]).await?;
+        release.upgrade(4, &[]).await?;
+        let next = own_name(&release.images.etcd, "lost-unseen").await?;
+        let (repository, tag) = next.rsplit_once(':').context("an image without tag")?;
+        let to = format!("etcd.image.repository={repository},etcd.image.tag={tag}");
+        release.upgrade(4, &["--set", &to, "--wait"]).await?;
+        until("every member has the new image", BACK, async || {
+            let images = release.images().await?;
+            ensure!(images.values().all(|image| *image == next), "{images:?}");
+            release.is_settled(4).await
+        })
+        .await?;
+        let members = release.members().await?;
+        release.stop_webhook().await?;
+        for ordinal in [3, 1] {
+            let others: Vec<usize> = (0..4).filter(|&other| other != ordinal).collect();
+            let lost = starts_without_its_disk(release, ordinal, Start::Pod, &others, &members).await?;
+            release.give_disk_back(lost).await?;
+            until("all serve", BACK, async || release.go_on(&[0, 1, 2, 3], &members).await).await?;
+        }
+        // In the pod that was made meanwhile, with nobody there to be asked.
+        release.take_down(&[0, 2, 3]).await?;
+        let lost = starts_without_its_disk(release, 1, Start::Container, &[], &members).await?;
+        release.let_go().await?;
+        until("the others serve again", BACK, async || release.go_on(&[0, 2, 3], &members).await).await?;
+        let said = release.refuses_to_start(&lost, Some(0)).await?;
+        release.say(&format!("{} when the others are back: {said}", release.pod(1)));
+        release.give_disk_back(lost).await?;
+        release.start_webhook().await?;
+        until("all serve", BACK, async || release.is_settled(4).await).await?;
+        ensure!(release.members().await? == members, "the member list changed");
+        // What was written into the template is in no scale's way.
+        release.upgrade(5, &["--set", &to]).await?;
+        release.is_settled(5).await
     })
     .await
 }
