@@ -7,7 +7,7 @@ use anyhow::Context;
 use etcd::{CallError, Member, Refusal};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
-use membership::names::{LEFT, Ordinal, PERMISSION, RECORD, RECORDED_FOR};
+use membership::names::{LEFT, Ordinal, PERMISSION, RECORD, RECORDED_FOR, TURN};
 use membership::next_step::Step;
 use membership::observed::Observed;
 use membership::record::{Id, Permission, Record};
@@ -68,6 +68,7 @@ impl Apply<'_> {
             Step::Add(ordinal, join) => self.add(ordinal, join).await,
             Step::Permit(ordinal, uid, permission) => self.permit(ordinal, &uid, &permission).await,
             Step::Settle(ordinal, uid) => self.settle(ordinal, &uid).await,
+            Step::Schedule(ordinal, uid) => self.schedule(ordinal, &uid).await,
             Step::Swap(ordinal, uid) => {
                 let note = |pod: &str| format!("joining pod {pod} is deleted: it serves; its ordinary pod takes over");
                 self.delete_pod(ordinal, &uid, Failpoint::PodSwapped, "JoiningPodSwapped", note).await
@@ -273,6 +274,20 @@ impl Apply<'_> {
         written.with_context(|| format!("failed to permit {pod} to start"))?;
         failpoint::at(Failpoint::Permitted, self.lease).await;
         self.reports.did("StartPermitted", format!("{pod} may start as member {}", permission.member)).await;
+        Ok(Applied::Done)
+    }
+
+    async fn schedule(&self, ordinal: Ordinal, uid: &str) -> anyhow::Result<Applied> {
+        let pod = self.seen.target.pod(ordinal);
+        // Our gate alone: somebody else's is theirs to take away.
+        let gates = json!([{ "name": TURN, "$patch": "delete" }]);
+        let patch = json!({ "metadata": { "uid": uid }, "spec": { "schedulingGates": gates } });
+        let written = self.objects.pods.patch(&pod, &PatchParams::default(), &Patch::Strategic(&patch)).await;
+        if let Some(gone) = is_gone(&written) {
+            return Ok(Applied::NotYet(gone));
+        }
+        written.with_context(|| format!("failed to let {pod} be scheduled"))?;
+        self.reports.did("SchedulingPermitted", format!("{pod} may be scheduled: it joins next")).await;
         Ok(Applied::Done)
     }
 

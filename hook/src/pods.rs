@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
-use membership::names::{ADMIT, INITIAL_CLUSTER, INITIAL_CLUSTER_STATE, JOINER, Ordinal, PERMISSION, Target};
+use membership::names::{ADMIT, INITIAL_CLUSTER, INITIAL_CLUSTER_STATE, JOINER, Ordinal, PERMISSION, TURN, Target};
 use membership::observed::{self, Trouble};
 use membership::record::Permission;
 
@@ -51,6 +51,9 @@ pub fn observe(pod: &Pod, target: &Target, ordinal: Ordinal, made_from: Option<&
         node: spec.and_then(|spec| spec.node_name.clone()),
         joiner: annotation(JOINER).is_some_and(|value| value == "true"),
         initial_cluster,
+        gated: spec
+            .and_then(|spec| spec.scheduling_gates.as_ref())
+            .is_some_and(|gates| gates.iter().any(|gate| gate.name == TURN)),
         waits_in_admit,
         permitted: annotation(PERMISSION)
             .and_then(|text| serde_json::from_str::<Permission>(text).ok())

@@ -27,6 +27,8 @@ pub const ON_RESET: &str = "etcd-scaler.io/on-reset";
 pub const SCALED_TO: &str = "etcd-scaler.io/scaled-to";
 /// The annotation of a pod that the webhook made a joiner (`"true"`).
 pub const JOINER: &str = "etcd-scaler.io/joiner";
+/// The scheduling gate of a joining pod whose turn has not come.
+pub const TURN: &str = "etcd-scaler.io/turn";
 /// The annotation of a joining pod that says what it waits for, for `kubectl describe`.
 pub const WAITS_FOR: &str = "etcd-scaler.io/waits-for";
 /// The annotation of a joining pod in which the Job permits its start ([`Permission`]).

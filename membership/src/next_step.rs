@@ -58,6 +58,8 @@ pub enum Step {
     TakeBack(Ordinal, Id, String),
     /// Delete a pod, by UID, that cannot go on as it was made; why.
     Renew(Ordinal, String, String),
+    /// Let the scheduler have a joining pod, by UID: its turn has come.
+    Schedule(Ordinal, String),
     /// `move-leader` away from a member that is not wanted any more, to the member of this ordinal.
     MoveLeader(Ordinal, Id),
     /// `member remove` of a member that is not wanted any more.

@@ -70,6 +70,8 @@ pub struct Pod {
     pub joiner: bool,
     /// `ETCD_INITIAL_CLUSTER` as it stands in the pod.
     pub initial_cluster: Option<String>,
+    /// The scheduler leaves it alone until its turn comes ([`crate::names::TURN`]).
+    pub gated: bool,
     /// `admit` runs and waits: image pulled, volume mounted, chart's own init containers done.
     pub waits_in_admit: bool,
     /// The permission that the Job wrote, if any: for which member ID.

@@ -202,14 +202,18 @@ impl World {
         let recorded = self.record.iter().flat_map(|record| record.members.keys().copied());
         let peers: std::collections::BTreeSet<_> = recorded.chain(0..=ordinal).collect();
         let unstartable = self.unstartable.contains(&ordinal);
+        let member = |lower| self.record.as_ref().and_then(|record| record.state(lower)) == Some(State::Member);
+        // As the webhook has it.
+        let gated = joiner && !(0..ordinal).all(member);
         let pod = Pod {
             uid,
-            node: Some(format!("node-{ordinal}")),
+            node: (!gated).then(|| format!("node-{ordinal}")),
             joiner,
             initial_cluster: Some(self.target.initial_cluster(peers)),
-            waits_in_admit: joiner && !unstartable,
+            gated,
+            waits_in_admit: joiner && !gated && !unstartable,
             ready: !joiner,
-            trouble: unstartable.then(|| trouble("container etcd-version: ImagePullBackOff", true)),
+            trouble: (unstartable && !gated).then(|| trouble("container etcd-version: ImagePullBackOff", true)),
             ..Pod::default()
         };
         self.pods.insert(ordinal, pod);
@@ -256,7 +260,13 @@ impl World {
             pods.contains_key(ordinal) && !lost.contains(ordinal) && members.get(ordinal).is_some_and(|m| m.id == *id)
         });
         for (ordinal, pod) in &mut self.pods {
-            if pod.trouble.is_some() && pod.joiner && !self.unstartable.contains(ordinal) {
+            let unstartable = self.unstartable.contains(ordinal);
+            if pod.joiner && !pod.gated && pod.node.is_none() {
+                pod.node = Some(format!("node-{ordinal}"));
+                pod.waits_in_admit = !unstartable;
+                pod.trouble = unstartable.then(|| trouble("container etcd-version: ImagePullBackOff", true));
+            }
+            if pod.trouble.is_some() && pod.joiner && !pod.gated && !unstartable {
                 (pod.trouble, pod.waits_in_admit) = (None, true);
             }
             pod.waits_in_admit &= pod.permitted.is_none();
@@ -496,7 +506,7 @@ pub fn label(step: &Step) -> String {
         Step::CreateVolume(o) | Step::PinVolume(o, _) | Step::Add(o, _) | Step::Permit(o, ..) => Some(o),
         Step::FreeVolume(o) | Step::MoveLeader(o, _) | Step::Remove(o, _) | Step::RemovePod(o, _) => Some(o),
         Step::RemoveClaim(o, _) | Step::Settle(o, _) | Step::Swap(o, _) | Step::Promote(o, _) => Some(o),
-        Step::TakeBack(o, ..) | Step::Renew(o, ..) => Some(o),
+        Step::TakeBack(o, ..) | Step::Renew(o, ..) | Step::Schedule(o, _) => Some(o),
         Step::Done | Step::Wait(_) | Step::Fail(_) | Step::Record(..) => None,
     };
     let text = format!("{step:?}");

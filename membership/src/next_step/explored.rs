@@ -83,7 +83,7 @@ impl Seen {
         self.record(world.record.as_ref());
         self.record(world.copy.as_ref());
         for (ordinal, pod) in &world.pods {
-            let (waits, ready) = (pod.waits_in_admit, pod.ready);
+            let (waits, ready) = ((pod.waits_in_admit, pod.gated), pod.ready);
             let state = (pod.joiner, waits, ready, pod.unsettled, pod.terminating, pod.overdue, pod.older);
             (ordinal, state, pod.started, pod.trouble.is_some(), &pod.initial_cluster).hash(&mut self.hasher);
             self.uid(&pod.uid);
@@ -113,7 +113,11 @@ impl Seen {
                 self.ids(&permission.live);
                 self.ids([&permission.member]);
             }
-            Step::Swap(_, uid) | Step::Settle(_, uid) | Step::Renew(_, uid, _) | Step::RemovePod(_, uid) => {
+            Step::Swap(_, uid)
+            | Step::Settle(_, uid)
+            | Step::Renew(_, uid, _)
+            | Step::RemovePod(_, uid)
+            | Step::Schedule(_, uid) => {
                 self.uid(uid);
             }
             Step::Promote(_, id) | Step::TakeBack(_, id, _) | Step::MoveLeader(_, id) | Step::Remove(_, id) => {

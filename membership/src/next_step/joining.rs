@@ -150,6 +150,9 @@ fn start(
             "it was made while the webhook was away and is not held".into(),
         );
     }
+    if seen_pod.gated {
+        return Step::Schedule(ordinal, seen_pod.uid.clone());
+    }
     match seen_pod.permitted {
         Some(id) if id == member.id => Step::Wait(format!("etcd in {pod} to start and catch up{}", trouble(seen_pod))),
         Some(id) => Step::Renew(
@@ -232,6 +235,9 @@ pub(super) fn newcomer(
     let Some(waiting) = waiting else {
         return Err(Step::Wait(format!("the StatefulSet controller to make pod {pod}")));
     };
+    if waiting.gated {
+        return Err(Step::Schedule(ordinal, waiting.uid.clone()));
+    }
     if !waiting.waits_in_admit {
         return Err(match &waiting.trouble {
             // The kubelet's back-off is the pod's own: a new pod tries at once.

@@ -2,14 +2,16 @@
 //!
 //! `member`, `leaving`: ordinary; a plain etcd gets an initial cluster that names only itself, so that a lost
 //! disk refuses to start instead of coming back empty under a live ID. `bootstrapping`: untouched.
-//! Any other ordinal: a joiner, held by the init container `admit` until the Job permits it.
+//! Any other ordinal: a joiner, held by the init container `admit` until the Job permits it. One below which
+//! another has still to join is not scheduled before its turn: newcomers are scheduled in any order, and
+//! a later one could take, with its new volume, the only node that an earlier one's kept volume is on.
 
 use json_patch::Patch;
 use serde_json::{Value, json};
 
 use super::statefulset;
 use super::{Edit, annotation, env, get, list, named, text};
-use crate::names::{ADMIT, ETCD_VERSION, JOINER, Ordinal, PERMISSION, PERMISSION_DIR, TARGET, Target, WAITS_FOR};
+use crate::names::{ADMIT, ETCD_VERSION, JOINER, Ordinal, PERMISSION, PERMISSION_DIR, TARGET, TURN, Target, WAITS_FOR};
 use crate::record::{Record, State};
 
 /// The name of the volume in which `admit` reads the permission.
@@ -136,6 +138,12 @@ fn joiner(pod: &Value, ordinal: Ordinal, record: &Record, target: &Target, our_i
         let field = format!("metadata.annotations['{PERMISSION}']");
         let items = json!([{ "path": PERMISSION_FILE, "fieldRef": { "fieldPath": field } }]);
         edit.push(&["spec", "volumes"], json!({ "name": PERMISSION_VOLUME, "downwardAPI": { "items": items } }));
+    }
+    if !(0..ordinal).all(|lower| record.state(lower) == Some(State::Member)) {
+        let gates = ["spec", "schedulingGates"];
+        if named(edit.get(&gates).and_then(Value::as_array).map_or(&[][..], Vec::as_slice), TURN).is_none() {
+            edit.push(&gates, json!({ "name": TURN }));
+        }
     }
     // A permission is for one pod; one that a template carries would be for every pod.
     if annotation(pod, PERMISSION).is_some() {

@@ -43,6 +43,10 @@ impl World {
                 promise!(self.volumes[ordinal].pinned, "pinned before the join");
                 promise!(pod(ordinal)?.waits_in_admit, "added when nothing but etcd's own start can fail");
             }
+            Step::Schedule(ordinal, uid) => {
+                promise!(pod(ordinal)?.uid == *uid && pod(ordinal)?.gated, "it is scheduled");
+                promise!((0..*ordinal).all(|lower| self.members.contains_key(&lower)), "lowest missing ordinal first");
+            }
             Step::Permit(ordinal, uid, permission) => {
                 promise!(pod(ordinal)?.uid == *uid, "another pod");
                 promise!(permission.member == member(ordinal)?.id, "permitted under another ID");
@@ -191,6 +195,7 @@ impl World {
                 self.leader = Some(self.members[heir].id);
             }
             Step::Permit(ordinal, uid, _)
+            | Step::Schedule(ordinal, uid)
             | Step::Settle(ordinal, uid)
             | Step::Swap(ordinal, uid)
             | Step::Renew(ordinal, uid, _)
@@ -201,6 +206,7 @@ impl World {
                 match step {
                     Step::Permit(.., permission) => pod.permitted = Some(permission.member),
                     Step::Settle(..) => pod.unsettled = false,
+                    Step::Schedule(..) => pod.gated = false,
                     _ => self.delete_pod(*ordinal),
                 }
             }

@@ -101,7 +101,7 @@ impl World {
             }
             Fault::CannotStart(ordinal) => {
                 self.unstartable.push(ordinal);
-                if let Some(pod) = self.pods.get_mut(&ordinal) {
+                if let Some(pod) = self.pods.get_mut(&ordinal).filter(|pod| !pod.gated) {
                     pod.waits_in_admit = false;
                     pod.trouble = Some(trouble("container etcd-version: ImagePullBackOff", true));
                 }

@@ -196,6 +196,15 @@ fn a_joiner_is_held() {
       },
       {
         "op": "add",
+        "path": "/spec/schedulingGates",
+        "value": [
+          {
+            "name": "etcd-scaler.io/turn"
+          }
+        ]
+      },
+      {
+        "op": "add",
         "path": "/metadata/annotations",
         "value": {
           "etcd-scaler.io/joiner": "true"
@@ -208,6 +217,20 @@ fn a_joiner_is_held() {
       }
     ]
     "#);
+}
+
+#[test]
+fn only_the_next_newcomer_is_scheduled_at_once() {
+    let record = (0..3).fold(Record::new(Id(1)), |record, o| record.with(o, Id(0x10 + u64::from(o)), State::Member));
+    let live = statefulset(Some(&record.annotation()));
+    let gates = |ordinal| made(&pod(ordinal), &live)["spec"]["schedulingGates"].clone();
+    assert_eq!(gates(3), Value::Null);
+    assert_eq!(gates(4), json!([{ "name": "etcd-scaler.io/turn" }]));
+    // Somebody else's gate stays, and a second call adds nothing.
+    let other = with(pod(4), "/spec/schedulingGates", json!([{ "name": "example.com/quota" }]));
+    let once = made(&other, &live);
+    assert_eq!(once["spec"]["schedulingGates"].as_array().unwrap().len(), 2);
+    assert_eq!(made(&once, &live)["spec"]["schedulingGates"], once["spec"]["schedulingGates"]);
 }
 
 #[test]
