@@ -172,7 +172,14 @@ impl Work<'_> {
             }
             match step {
                 Step::Done => return Ok(seen.desired),
-                Step::Fail(why) => bail!(why),
+                Step::Fail(why) => match waits.lasting() {
+                    // Too little time is left for a join because it went into something else.
+                    Some((what, seconds)) if left < self.join_deadline => bail!(
+                        "{why}. It had waited {seconds} s for {what}: see to that first (kubectl describe pods -n {})",
+                        target.namespace
+                    ),
+                    _ => bail!(why),
+                },
                 Step::Wait(what) => waits.say(&what),
                 step => {
                     if let (None, Step::TakeBack(ordinal, _, why)) = (&over, &step)
@@ -253,6 +260,12 @@ impl Waits {
 
     fn over(&mut self) {
         self.what = None;
+    }
+
+    /// What has been waited for long enough to be said again, and for how many seconds.
+    fn lasting(&self) -> Option<(&str, u64)> {
+        let (what, since, _) = self.what.as_ref().filter(|(_, since, _)| since.elapsed() >= REPEAT)?;
+        Some((what, since.elapsed().as_secs()))
     }
 
     fn what(&self) -> Option<&str> {

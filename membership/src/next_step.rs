@@ -181,7 +181,9 @@ fn in_turn(seen: &Observed, ordinal: Ordinal) -> bool {
 /// it never will (kubernetes/website, "Forced rollback"). Its etcd never ran, so nobody misses it.
 fn repaired(seen: &Observed) -> Result<(), Step> {
     let stuck = seen.pods.iter().find(|(ordinal, pod)| {
-        **ordinal < seen.desired && pod.outdated && pod.never_started && !pod.terminating && pod.trouble.is_some()
+        let stuck = pod.outdated && pod.never_started && !pod.terminating && pod.trouble.is_some();
+        // One whose turn has not come is not stuck.
+        **ordinal < seen.desired && stuck && !pod.gated
     });
     match stuck {
         Some((&ordinal, pod)) => {
