@@ -253,10 +253,12 @@ impl Cluster {
     }
 }
 
-/// The object's JSON without the bulk that nobody here reads.
+/// The object's JSON without the bulk that nobody here reads: of the managed fields, who scaled it is asked.
 fn value_of(object: &DynamicObject) -> Value {
     let mut object = object.clone();
-    object.metadata.managed_fields = None;
+    if let Some(entries) = &mut object.metadata.managed_fields {
+        entries.retain(|entry| entry.subresource.as_deref() == Some("scale"));
+    }
     serde_json::to_value(object).unwrap_or_default()
 }
 

@@ -17,7 +17,7 @@ use kube::api::PostParams;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use membership::names::TARGET;
-use membership::patch::{annotation, statefulset};
+use membership::patch::{annotation, ownership, statefulset};
 use membership::record::State;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -107,8 +107,10 @@ impl Launcher {
         tokio::spawn(follow(self.jobs.clone(), config, "our Jobs", move |change| tell(&sender, change)));
         let mut memory: Option<Memory> = None;
         loop {
-            let object = live.borrow_and_update().object();
-            let need = object.filter(|object| !self.cluster.left(object)).and_then(|object| need(&object));
+            let object = live.borrow_and_update().object().filter(|object| !self.cluster.left(object));
+            // Then no Helm has a Job of its own behind it.
+            let scaled = object.as_ref().is_some_and(|object| ownership::is_scaled(object));
+            let need = object.and_then(|object| need(&object));
             let known = jobs.borrow_and_update().clone();
             let now = Timestamp::now();
             memory = need.map(|need| match memory.take() {
@@ -122,7 +124,7 @@ impl Launcher {
             let mut pause = None;
             if let (Some(memory), Some(known)) = (&mut memory, &known) {
                 memory.tried = memory.tried.max(attempts(&memory.need, known));
-                match decide(memory, known, now) {
+                match decide(memory, known, scaled, now) {
                     Step::Rest => {}
                     Step::WaitUntil(then) => pause = Some(then.duration_since(now).unsigned_abs()),
                     Step::Launch(attempt) => pause = Some(self.launch(&memory.need, attempt).await),
@@ -224,8 +226,9 @@ fn need(object: &Value) -> Option<Need> {
     Some(Need { uid, desired, run, generation })
 }
 
-/// What to do about a state that wants a Job, given the Jobs that there are.
-fn decide(memory: &Memory, jobs: &BTreeMap<String, Seen>, now: Timestamp) -> Step {
+/// What to do about a state that wants a Job, given the Jobs that there are; `scaled`: the count came
+/// through `statefulsets/scale`, which no Helm does.
+fn decide(memory: &Memory, jobs: &BTreeMap<String, Seen>, scaled: bool, now: Timestamp) -> Step {
     if jobs.values().any(|job| job.ended.is_none()) {
         return Step::Rest;
     }
@@ -236,7 +239,8 @@ fn decide(memory: &Memory, jobs: &BTreeMap<String, Seen>, now: Timestamp) -> Ste
     }
     let last = |some: &dyn Fn(&&Seen) -> bool| jobs.values().filter(some).filter_map(|job| job.ended).max();
     // A Job that just ended may have written a record that the other watch has not told yet.
-    let settled = last(&|_| true).unwrap_or(Timestamp::UNIX_EPOCH).max(memory.since) + GRACE;
+    let told = last(&|_| true).map_or(Timestamp::UNIX_EPOCH, |ended| ended + GRACE);
+    let settled = told.max(memory.since + if scaled { SignedDuration::ZERO } else { GRACE });
     // Whoever started it (Helm too): what failed at this state is not tried again at once.
     let failed = last(&|job| ours(job) || (job.failed && job.ended > Some(memory.since)));
     let pause = FIRST_PAUSE * 3_i32.pow(counted.saturating_sub(1));

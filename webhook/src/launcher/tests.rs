@@ -66,9 +66,21 @@ fn helms(ended: Option<i64>, failed: bool) -> Seen {
 }
 
 fn decided(memory: &Memory, jobs: &[Seen], second: i64) -> Step {
+    decided_of(memory, jobs, false, second)
+}
+
+fn decided_of(memory: &Memory, jobs: &[Seen], scaled: bool, second: i64) -> Step {
     let jobs: BTreeMap<_, _> = jobs.iter().cloned().enumerate().map(|(n, job)| (n.to_string(), job)).collect();
     let tried = memory.tried.max(attempts(&memory.need, &jobs));
-    decide(&Memory { tried, ..memory.clone() }, &jobs, at(second))
+    decide(&Memory { tried, ..memory.clone() }, &jobs, scaled, at(second))
+}
+
+#[test]
+fn after_a_scale_no_helm_is_waited_for() {
+    assert_eq!(decided_of(&memory(), &[], true, 0), Step::Launch(0));
+    // What a Job wrote last may still not have been told.
+    assert_eq!(decided_of(&memory(), &[helms(Some(-1), false)], true, 0), Step::WaitUntil(at(1)));
+    assert_eq!(decided_of(&memory(), &[ours(0, Some(100))], true, 101), Step::WaitUntil(at(110)));
 }
 
 #[test]
