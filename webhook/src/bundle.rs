@@ -1,6 +1,6 @@
 //! Our certificate authority in our own webhook configurations.
 //!
-//! The chart never renders a caBundle; it is patched here and checked again and again, because a
+//! The chart never renders a caBundle; it is patched here and checked at every change, because a
 //! configuration that was deleted and made anew comes without one, and with failurePolicy Fail
 //! every change of the StatefulSet is then refused.
 
@@ -13,18 +13,17 @@ use json_patch::{AddOperation, PatchOperation, TestOperation};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DynamicObject, GetParams, Patch, PatchParams};
+use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::ApiResource;
+use kube::runtime::watcher;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::cluster::FIELD_MANAGER;
+use crate::cluster::{FIELD_MANAGER, follow};
 use crate::readiness::Readiness;
 
-/// How often the configurations are read; they come from the API server's cache and cost it little.
-const EVERY: Duration = Duration::from_secs(5);
 /// How soon what was patched is read back.
 const READ_BACK: Duration = Duration::from_millis(500);
 /// How soon a configuration that could not be read or written is tried again.
@@ -51,9 +50,16 @@ impl Bundles {
             (ApiResource::erase::<MutatingWebhookConfiguration>(&()), &self.mutating),
             (ApiResource::erase::<ValidatingWebhookConfiguration>(&()), &self.validating),
         ];
-        let configurations = kinds.map(|(kind, name)| (Api::all_with(self.client.clone(), &kind), name));
+        let configurations =
+            kinds.map(|(kind, name)| (Api::<DynamicObject>::all_with(self.client.clone(), &kind), name));
+        let (tell, mut told) = watch::channel(());
+        for (api, name) in &configurations {
+            let (config, tell) = (watcher::Config::default().fields(&format!("metadata.name={name}")), tell.clone());
+            tokio::spawn(follow(api.clone(), config, "a webhook configuration", move |_| tell.send_replace(())));
+        }
         loop {
             let bundle = authority.borrow_and_update().clone();
+            told.mark_unchanged();
             let (mut verified, mut failed) = (true, false);
             for (api, name) in &configurations {
                 match check(api, name, &bundle).await {
@@ -71,13 +77,19 @@ impl Bundles {
                 }
             }
             // What was patched is read back, not trusted.
-            let pause = match (failed, verified) {
-                (true, _) => AFTER_ERROR,
-                (false, true) => EVERY,
-                (false, false) => READ_BACK,
+            let again = async {
+                match (failed, verified) {
+                    (true, _) => tokio::time::sleep(AFTER_ERROR).await,
+                    (false, true) => std::future::pending().await,
+                    (false, false) => tokio::time::sleep(READ_BACK).await,
+                }
             };
-            // A new authority cuts the pause; without senders (never, while we serve) it stays.
-            let _ = tokio::time::timeout(pause, authority.changed()).await;
+            // Both have senders as long as we serve.
+            tokio::select! {
+                () = again => {}
+                _ = authority.changed() => {}
+                _ = told.changed() => {}
+            }
         }
     }
 }
@@ -103,7 +115,7 @@ impl Bundles {
 
 /// Whether the configuration has the authority in every webhook; patches it where not.
 async fn check(api: &Api<DynamicObject>, name: &str, authority: &[u8]) -> anyhow::Result<bool> {
-    let object = api.get_with(name, &GetParams::any()).await.context("cannot read it")?;
+    let object = api.get(name).await.context("cannot read it")?;
     let patch = patch(&object.data, authority);
     if patch.is_empty() {
         return Ok(true);

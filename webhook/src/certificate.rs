@@ -13,6 +13,7 @@ use jiff::{Timestamp, ToSpan};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ObjectMeta, PostParams};
+use kube::runtime::watcher;
 use kube::{Api, Client};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -21,10 +22,12 @@ use rcgen::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::cluster::FIELD_MANAGER;
+use crate::cluster::{FIELD_MANAGER, follow};
 
-/// How often the Secret is read again: the other replica may have renewed it.
-const EVERY: Duration = Duration::from_secs(60);
+/// How often it is looked whether the certificate is due; that asks nobody.
+const EVERY: Duration = Duration::from_secs(3600);
+/// How soon a Secret that could not be read or written is tried again.
+const AFTER_ERROR: Duration = Duration::from_secs(10);
 /// How long an authority is valid.
 const AUTHORITY_DAYS: i32 = 3650;
 /// How long a certificate is valid; renewed when less than a third of it is left.
@@ -175,15 +178,26 @@ impl Certificates {
         })
     }
 
-    /// Reads the Secret again and again, renews the certificate in time, and loads what is new.
+    /// Watches the Secret, which the other replica may have renewed, renews the certificate in time, and loads
+    /// what is new.
     pub async fn keep(mut self, listener: RustlsConfig) {
+        let (tell, mut told) = watch::channel(());
+        let config = watcher::Config::default().fields(&format!("metadata.name={}", self.secret));
+        tokio::spawn(follow(self.secrets.clone(), config, "the Secret", move |_| tell.send_replace(())));
+        let mut pause = EVERY;
         loop {
-            tokio::time::sleep(EVERY).await;
+            let changed = tokio::time::timeout(pause, told.changed()).await.is_ok();
+            let due = self.pair.is_due(&self.names, Timestamp::now());
+            if !changed && !due && pause == EVERY {
+                continue;
+            }
+            pause = EVERY;
             let pair = match settle(&self.secrets, &self.secret, &self.names, Some(&self.pair)).await {
                 Ok(pair) if pair != self.pair => pair,
                 Ok(_) => continue,
                 Err(error) => {
                     warn!("the serving certificate stays as it is: {error:#}");
+                    pause = AFTER_ERROR;
                     continue;
                 }
             };
