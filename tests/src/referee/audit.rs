@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::history::{Micros, RECORD, Request};
+use crate::members::text;
 
 /// The audit log from a moment on.
 #[derive(Clone, Debug)]
@@ -33,15 +34,15 @@ impl AuditLog {
         Self { path: path.to_owned(), from: 0 }
     }
 
-    /// The verbs of a user's requests since then, reads too.
+    /// A user's requests since then, reads too, each as its verb and its path.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn verbs_of(&self, user: &str) -> anyhow::Result<Vec<String>> {
+    pub fn asked_by(&self, user: &str) -> anyhow::Result<Vec<(String, String)>> {
         let mark = format!("\"username\":\"{user}\"");
-        let mut verbs = Vec::new();
-        self.lines(&mark, |event| verbs.extend(event["verb"].as_str().map(str::to_owned)))?;
-        Ok(verbs)
+        let mut asked = Vec::new();
+        self.lines(&mark, |event| asked.push((text(&event["verb"]), text(&event["requestURI"]))))?;
+        Ok(asked)
     }
 
     /// The writes to a namespace since then, in the order in which they arrived.

@@ -67,7 +67,9 @@ async fn steps(release: &Release) -> anyhow::Result<Ran> {
     let edit = json!({ "spec": { "template": { "spec": { "containers": [{ "name": "etcd", "env": env }] } } } });
     release.kubectl(&["patch", "statefulset", &set, "-p", &edit.to_string()]).await?;
     say("   repair: etcdctl member add, which the page leaves out; its etcd would find three members, not four");
-    release.etcdctl(&["member", "add", &fourth, &format!("--peer-urls={}", release.peer_url(3))]).await?;
+    // A person tries again: in its first 5 s etcd takes none ("unhealthy cluster").
+    let (add, url) = (["member", "add", &fourth], format!("--peer-urls={}", release.peer_url(3)));
+    until("etcd takes the fourth member", DONE, async || release.etcdctl(&[&add[..], &[&url]].concat()).await).await?;
     say("3. kubectl apply of the PersistentVolume");
     apply(&json!({
         "apiVersion": "v1",
