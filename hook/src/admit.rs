@@ -10,7 +10,7 @@ use membership::record::{Id, Permission};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-use crate::report;
+use crate::{report, waiting};
 
 /// How often the downward-API file is read. The kubelet writes it well under 1 s after the
 /// annotation (measured); reading a small file is nothing.
@@ -31,13 +31,25 @@ pub struct Known {
 ///
 /// Waiting has no deadline of its own: the Job has one, and until it adds the member nothing
 /// depends on this pod.
-pub async fn run(data_dir: &Path, permission_file: &Path, known: &Known) -> anyhow::Result<()> {
+pub async fn run(
+    data_dir: &Path,
+    permission_file: &Path,
+    uid_file: Option<&Path>,
+    known: &Known,
+) -> anyhow::Result<()> {
     let refused = || format!("{} is refused", data_dir.display());
     // What no permission will make good is better said before the member is added than after.
     hopeless(identify(data_dir)?, known).with_context(refused)?;
     // The first process of a container ignores signals that it does not listen for.
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut said = None;
+    let telling = async {
+        if let Some(file) = uid_file {
+            waiting::tell(file).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::pin!(telling);
     let permission = loop {
         if let Some(permission) = read(permission_file)? {
             break permission;
@@ -50,6 +62,7 @@ pub async fn run(data_dir: &Path, permission_file: &Path, known: &Known) -> anyh
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
+            () = &mut telling => {}
             _ = terminate.recv() => bail!("the pod is deleted before the member was added"),
         }
     };

@@ -313,6 +313,9 @@ struct Admit {
     /// The pod's annotation with the permission, as a downward-API file.
     #[arg(long)]
     permission_file: PathBuf,
+    /// The downward-API file in which this pod's UID is: it is told to the Job that asks whether this pod waits.
+    #[arg(long)]
+    uid_file: Option<PathBuf>,
     /// The ID of the cluster that is joined.
     #[arg(long)]
     cluster: Id,
@@ -359,8 +362,9 @@ impl Args {
             Command::Snapshot(Snapshot { target, dir, keep, max_age, deadline, output }) => {
                 snapshot::run(snapshot::Run { target: target.target(), dir, keep, max_age, deadline, output }).await?;
             }
-            Command::Admit(Admit { data_dir, permission_file, cluster, others }) => {
-                admit::run(&data_dir, &permission_file, &admit::Known { cluster, others }).await?;
+            Command::Admit(Admit { data_dir, permission_file, uid_file, cluster, others }) => {
+                let known = admit::Known { cluster, others };
+                admit::run(&data_dir, &permission_file, uid_file.as_deref(), &known).await?;
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -24,6 +24,7 @@ mod table;
 mod unused;
 mod validate;
 mod volumes;
+mod waiting;
 
 use std::process::ExitCode;
 

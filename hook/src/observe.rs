@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use crate::lease::Lease;
 use crate::objects::{Objects, replicas};
-use crate::pods;
 use crate::volumes::{Volumes, claim_name};
+use crate::{pods, waiting};
 
 /// How long one member may take to answer. Members that are away must not hold up the round.
 const ANSWER: Duration = Duration::from_millis(1500);
@@ -174,9 +174,16 @@ pub async fn pods(
     let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let listed = objects.pods.list(&ListParams::default().labels(&labels.join(","))).await;
     let listed = listed.with_context(|| format!("failed to list the pods of {target}"))?;
-    let ours = listed.items.iter().filter_map(|pod| {
-        let ordinal = target.ordinal_of(pod.metadata.name.as_deref()?)?;
-        Some((ordinal, pods::observe(pod, target, ordinal, made_from(statefulset, ordinal), Timestamp::now())))
-    });
-    Ok(ours.collect())
+    let mut seen = BTreeMap::new();
+    for pod in &listed.items {
+        let Some(ordinal) = pod.metadata.name.as_deref().and_then(|name| target.ordinal_of(name)) else { continue };
+        let mut ours = pods::observe(pod, target, ordinal, made_from(statefulset, ordinal), Timestamp::now());
+        // The kubelet's word may be a second late.
+        let on_its_way = ours.joiner && ours.never_started && !ours.waits_in_admit && !ours.terminating;
+        if on_its_way && let Some(address) = pods::address(pod) {
+            ours.waits_in_admit = waiting::is_told(address, &ours.uid).await;
+        }
+        seen.insert(ordinal, ours);
+    }
+    Ok(seen)
 }

@@ -1,5 +1,7 @@
 //! A pod of the StatefulSet, as the planner wants to know it.
 
+use std::net::IpAddr;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use membership::names::{ADMIT, INITIAL_CLUSTER, INITIAL_CLUSTER_STATE, JOINER, Ordinal, PERMISSION, TURN, Target};
@@ -65,6 +67,12 @@ pub fn observe(pod: &Pod, target: &Target, ordinal: Ordinal, made_from: Option<&
         ready,
         trouble: trouble(pod),
     }
+}
+
+/// The address of a pod that is in a network.
+#[must_use]
+pub fn address(pod: &Pod) -> Option<IpAddr> {
+    pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
 }
 
 /// What a member's pod says of its start once it has served: existing, and nobody but itself. On an

@@ -46,6 +46,8 @@ pub const ADMIT: &str = "admit";
 pub const ETCD_VERSION: &str = "etcd-version";
 /// The directory in which `admit` finds the permission as a downward-API file.
 pub const PERMISSION_DIR: &str = "/etc/etcd-scaler";
+/// The port on which `admit` tells that it waits; etcd's own are 2379 to 2381.
+pub const WAITING_PORT: u16 = 2382;
 /// The most members etcd's FAQ advises; more are refused.
 pub const MOST_MEMBERS: u32 = 7;
 

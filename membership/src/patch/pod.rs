@@ -18,6 +18,8 @@ use crate::record::{Record, State};
 const PERMISSION_VOLUME: &str = "etcd-scaler-permission";
 /// The permission's file in that volume.
 const PERMISSION_FILE: &str = "permission";
+/// The file with the pod's own UID in that volume.
+const UID_FILE: &str = "uid";
 
 /// What is written into a pod that is being created, given the live StatefulSet.
 ///
@@ -115,6 +117,7 @@ fn joiner(pod: &Value, ordinal: Ordinal, record: &Record, target: &Target, our_i
     );
     let mut command = vec!["/hook".to_owned(), "admit".into(), format!("--data-dir={data_dir}")];
     command.push(format!("--permission-file={PERMISSION_DIR}/{PERMISSION_FILE}"));
+    command.push(format!("--uid-file={PERMISSION_DIR}/{UID_FILE}"));
     command.push(format!("--cluster={}", record.cluster));
     let others = record.members.iter().filter(|(other, _)| **other != ordinal);
     command.extend(others.map(|(_, recorded)| format!("--other={}", recorded.id)));
@@ -136,7 +139,10 @@ fn joiner(pod: &Value, ordinal: Ordinal, record: &Record, target: &Target, our_i
     }
     if named(list(pod, &["spec", "volumes"]), PERMISSION_VOLUME).is_none() {
         let field = format!("metadata.annotations['{PERMISSION}']");
-        let items = json!([{ "path": PERMISSION_FILE, "fieldRef": { "fieldPath": field } }]);
+        let items = json!([
+            { "path": PERMISSION_FILE, "fieldRef": { "fieldPath": field } },
+            { "path": UID_FILE, "fieldRef": { "fieldPath": "metadata.uid" } },
+        ]);
         edit.push(&["spec", "volumes"], json!({ "name": PERMISSION_VOLUME, "downwardAPI": { "items": items } }));
     }
     if !(0..ordinal).all(|lower| record.state(lower) == Some(State::Member)) {

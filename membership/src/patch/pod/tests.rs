@@ -145,6 +145,7 @@ fn a_joiner_is_held() {
             "admit",
             "--data-dir=/var/lib/etcd/data",
             "--permission-file=/etc/etcd-scaler/permission",
+            "--uid-file=/etc/etcd-scaler/uid",
             "--cluster=0000000000000001",
             "--other=0000000000000010",
             "--other=0000000000000011",
@@ -188,6 +189,12 @@ fn a_joiner_is_held() {
                   "fieldPath": "metadata.annotations['etcd-scaler.io/permission']"
                 },
                 "path": "permission"
+              },
+              {
+                "fieldRef": {
+                  "fieldPath": "metadata.uid"
+                },
+                "path": "uid"
               }
             ]
           },
