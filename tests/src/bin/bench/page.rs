@@ -56,6 +56,15 @@ async fn steps(release: &Release) -> anyhow::Result<Ran> {
     // A roll-out begins where its owner's partition lets it; the page knows of none.
     let all = json!({ "spec": { "updateStrategy": { "rollingUpdate": { "partition": 0 } } } });
     release.kubectl(&["patch", "statefulset", &set, "-p", &all.to_string()]).await?;
+    say(
+        "   repair: each volume is tied to its node; the page's are not, and a member that rolls may start elsewhere, empty",
+    );
+    for (ordinal, pod) in release.pods().await?.values().enumerate() {
+        let here = json!([{ "key": "kubernetes.io/hostname", "operator": "In", "values": [pod.node] }]);
+        let tied = json!({ "required": { "nodeSelectorTerms": [{ "matchExpressions": here }] } });
+        let tied = json!({ "spec": { "nodeAffinity": tied } }).to_string();
+        release.kubectl(&["patch", "pv", &release.volume(ordinal), "-p", &tied]).await?;
+    }
     let from = now();
     say("1. kubectl scale sts --replicas=4");
     release.kubectl(&["scale", "statefulset", &set, "--replicas=4"]).await?;
