@@ -183,15 +183,16 @@ impl Release {
         Ok(())
     }
 
-    /// That the live StatefulSet names exactly these peers, once, on one line; and, where its pods may be made from
-    /// it, nobody ([`NO_START_WITHOUT_DATA`]).
+    /// That the live StatefulSet names exactly these peers, once, on one line. Only where its pods are made from it,
+    /// which they are not while a partition of ours is in force, may it also name nobody ([`NO_START_WITHOUT_DATA`]).
     ///
     /// # Errors
     /// What is not so.
     pub async fn names_peers(&self, count: usize) -> anyhow::Result<()> {
         let cluster = self.env("ETCD_INITIAL_CLUSTER").await?;
         let [cluster] = cluster.as_slice() else { bail!("ETCD_INITIAL_CLUSTER is {cluster:?}") };
-        let peers = cluster.strip_suffix(NO_START_WITHOUT_DATA).unwrap_or(cluster);
+        let rolls = self.kept_partition().await?.is_none();
+        let peers = cluster.strip_suffix(NO_START_WITHOUT_DATA).filter(|_| rolls).unwrap_or(cluster);
         ensure!(peers == self.initial_cluster(count), "ETCD_INITIAL_CLUSTER is {cluster:?}");
         let state = self.env("ETCD_INITIAL_CLUSTER_STATE").await?;
         ensure!(state == ["existing"], "ETCD_INITIAL_CLUSTER_STATE is {state:?}");
@@ -204,7 +205,8 @@ impl Release {
     /// What is not so.
     pub async fn starts_nobody_empty(&self) -> anyhow::Result<()> {
         let cluster = self.env("ETCD_INITIAL_CLUSTER").await?;
-        ensure!(cluster[0].ends_with(NO_START_WITHOUT_DATA), "ETCD_INITIAL_CLUSTER is {cluster:?}");
+        let ends = |cluster: &String| cluster.ends_with(NO_START_WITHOUT_DATA);
+        ensure!(cluster.iter().all(ends) && cluster.len() == 1, "ETCD_INITIAL_CLUSTER is {cluster:?}");
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use tests::cluster::is_bed;
 use tests::disk::Start;
 use tests::faults::own_name;
@@ -13,6 +13,7 @@ use tests::release::{Helm, Release, Storage};
 use tests::scenario;
 
 use crate::lost_disk::{loses_its_disk, starts_without_its_disk};
+use crate::rollout::{has_images, with_image};
 
 type Result = anyhow::Result<()>;
 
@@ -74,12 +75,10 @@ async fn without_a_webhook_a_rolled_out_template_starts_nobody_on_a_lost_disk() 
         release.install(3, &[]).await?;
         release.upgrade(4, &[]).await?;
         let next = own_name(&release.images.etcd, "lost-unseen").await?;
-        let (repository, tag) = next.rsplit_once(':').context("an image without tag")?;
-        let to = format!("etcd.image.repository={repository},etcd.image.tag={tag}");
+        let to = with_image(&next);
         release.upgrade(4, &["--set", &to, "--wait"]).await?;
         until("every member has the new image", BACK, async || {
-            let images = release.images().await?;
-            ensure!(images.values().all(|image| *image == next), "{images:?}");
+            has_images(release, &[(&next, 4)]).await?;
             release.is_settled(4).await
         })
         .await?;
