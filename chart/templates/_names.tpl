@@ -115,6 +115,25 @@ capabilities:
 {{- end }}
 {{- end -}}
 
+{{- /* The flags that say how volumes are made. */ -}}
+{{- define "etcd-scaler.volume-args" -}}
+- --release={{ .Release.Name }}
+- --release-namespace={{ .Release.Namespace }}
+- --pv-name-prefix={{ .Values.pv.namePrefix }}
+- --pv-host-path={{ include "etcd-scaler.pv.host-path" . }}
+- --pv-capacity={{ default .Values.etcd.persistence.size .Values.pv.capacity }}
+- --pv-reclaim-policy={{ .Values.pv.reclaimPolicy }}
+- --pv-pin={{ .Values.pv.pin }}
+- --pv-bound-by-controller={{ .Values.pv.boundByController }}
+- --on-scale-down={{ .Values.pv.onScaleDown }}
+{{- end -}}
+
+{{- /* The claims of the ordinals. */ -}}
+{{- define "etcd-scaler.claims" -}}
+{{- $template := ternary "data" .Values.target.volumeClaimTemplate .Values.etcd.enabled -}}
+{{ include "etcd-scaler.ordinals" (printf "%s-%s-" $template (include "etcd-scaler.target" .)) }}
+{{- end -}}
+
 {{- define "etcd-scaler.scheduling" -}}
 {{- with .nodeSelector }}
 nodeSelector:

@@ -203,8 +203,7 @@ impl Apply<'_> {
         failpoint::at(Failpoint::VolumeMade, self.lease).await;
         volumes::wake(objects, plan, &claim, ordinal).await?;
         failpoint::at(Failpoint::ClaimWoken, self.lease).await;
-        let note = format!("volume {} is made for claim {claim} ({})", plan.name(ordinal), plan.path(ordinal));
-        self.reports.did("VolumeCreated", note).await;
+        self.reports.did("VolumeCreated", plan.made(&claim, ordinal)).await;
         Ok(Applied::Done)
     }
 

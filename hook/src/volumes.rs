@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use kube::api::{Patch, PatchParams, PostParams};
 use membership::names::{Ordinal, Target};
 use membership::observed::Volume;
-use membership::volume::{VolumePlan, is_pinned_to, is_stale, pinned_to};
+use membership::volume::{VolumePlan, is_pinned_to, is_provisioned, is_stale, pinned_to};
 use serde_json::{Value, json};
 
 use crate::objects::{Objects, this_one};
@@ -27,7 +27,7 @@ pub struct Volumes {
 pub fn claim_name(statefulset: &StatefulSet, target: &Target, ordinal: Ordinal) -> Option<String> {
     let templates = statefulset.spec.as_ref()?.volume_claim_templates.as_ref()?;
     let template = templates.first()?.metadata.name.as_ref()?;
-    Some(format!("{template}-{}", target.pod(ordinal)))
+    Some(target.claim(template, ordinal))
 }
 
 impl Volumes {
@@ -91,7 +91,7 @@ impl Volumes {
         }
         let found =
             objects.classes.get_opt(class).await.with_context(|| format!("failed to read StorageClass {class}"))?;
-        let known = found.is_none_or(|class| class.provisioner == "kubernetes.io/no-provisioner");
+        let known = !is_provisioned(found.as_ref().map(|class| class.provisioner.as_str()));
         self.classes.insert(class.to_owned(), known);
         Ok(known)
     }
@@ -125,15 +125,14 @@ pub async fn create(
     }
 }
 
-/// Has the volume controller look at the claim at once, not at its next resync: 8–12 s (measured).
+/// Has the volume controller look at the claim at once.
 ///
 /// # Errors
 /// When the API server refused it.
 pub async fn wake(objects: &Objects, plan: &VolumePlan, claim: &str, ordinal: Ordinal) -> anyhow::Result<()> {
-    let touch = json!({ "metadata": { "annotations": { "etcd-scaler.io/volume": plan.name(ordinal) } } });
     objects
         .claims
-        .patch(claim, &PatchParams::default(), &Patch::Merge(&touch))
+        .patch(claim, &PatchParams::default(), &Patch::Merge(plan.touch(ordinal)))
         .await
         .with_context(|| format!("failed to touch claim {claim}"))?;
     Ok(())

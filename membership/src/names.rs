@@ -86,6 +86,12 @@ impl Target {
         format!("{}-{ordinal}", self.statefulset)
     }
 
+    /// The claim of an ordinal, by the claim template of this name.
+    #[must_use]
+    pub fn claim(&self, template: &str, ordinal: Ordinal) -> String {
+        format!("{template}-{}", self.pod(ordinal))
+    }
+
     /// The ordinal of a pod or member name, if it is one of ours.
     #[must_use]
     pub fn ordinal_of(&self, pod: &str) -> Option<Ordinal> {

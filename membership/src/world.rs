@@ -13,6 +13,7 @@ use crate::next_step::{Limits, Step, did_not_join, next_step, out_of_time};
 use crate::observed::{Answer, ListedMember, Observed, Pod, Trouble, Volume};
 use crate::quorum::quorum;
 use crate::record::{Id, Record, State};
+use crate::volume::{OnScaleDown, VolumePlan};
 
 mod apply;
 pub mod fault;
@@ -41,6 +42,22 @@ pub fn puls8() -> Target {
         client_scheme: "http".into(),
         client_port: 2379,
         cronjob: "puls8-etcd-scaler".into(),
+    }
+}
+
+/// The page's volumes, with the chart's defaults.
+#[must_use]
+pub fn plan() -> VolumePlan {
+    VolumePlan {
+        name_prefix: "etcd-volume".into(),
+        host_path: "/var/local/puls8/etcd/pod-".into(),
+        capacity: "2Gi".into(),
+        reclaim_policy: "Retain".into(),
+        pin: true,
+        bound_by_controller: false,
+        on_scale_down: OnScaleDown::Keep,
+        release: "puls8".into(),
+        release_namespace: "puls8".into(),
     }
 }
 

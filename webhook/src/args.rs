@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
+use flags::{TargetArgs, VolumeArgs};
 use kube::Client;
 use membership::guard::reset::OnReset;
+use membership::names::Target;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
@@ -26,6 +28,11 @@ use crate::server;
 pub struct Args {
     #[command(flatten)]
     target: TargetArgs,
+    /// The Lease of the Job, which keeps a copy of the record.
+    #[arg(long, env = "ETCD_SCALER_LEASE")]
+    lease: String,
+    #[command(flatten)]
+    volumes: VolumeArgs,
     #[command(flatten)]
     log: LogArgs,
     /// Our own image, for the init container of joining pods.
@@ -58,41 +65,6 @@ pub struct Args {
     pod_name: String,
 }
 
-/// Which StatefulSet, and how its members are addressed. The rest is read from the live object.
-#[derive(clap::Args, Clone, Debug)]
-pub struct TargetArgs {
-    /// The StatefulSet's namespace, which is ours as well.
-    #[arg(long, env = "ETCD_SCALER_NAMESPACE")]
-    pub namespace: String,
-    /// The StatefulSet's name.
-    #[arg(long, env = "ETCD_SCALER_STATEFULSET")]
-    pub statefulset: String,
-    /// The Lease of the Job, which keeps a copy of the record.
-    #[arg(long, env = "ETCD_SCALER_LEASE")]
-    pub lease: String,
-    /// The container that runs etcd.
-    #[arg(long, env = "ETCD_SCALER_CONTAINER", default_value = "etcd")]
-    pub container: String,
-    /// The cluster's DNS domain.
-    #[arg(long, env = "ETCD_SCALER_CLUSTER_DOMAIN", default_value = "cluster.local")]
-    pub cluster_domain: String,
-    /// http or https, between members.
-    #[arg(long, env = "ETCD_SCALER_PEER_SCHEME", default_value = "http")]
-    pub peer_scheme: String,
-    /// The members' port for each other.
-    #[arg(long, env = "ETCD_SCALER_PEER_PORT", default_value_t = 2380)]
-    pub peer_port: u16,
-    /// http or https, for clients.
-    #[arg(long, env = "ETCD_SCALER_CLIENT_SCHEME", default_value = "http")]
-    pub client_scheme: String,
-    /// The members' port for clients.
-    #[arg(long, env = "ETCD_SCALER_CLIENT_PORT", default_value_t = 2379)]
-    pub client_port: u16,
-    /// The suspended CronJob from whose template Jobs are made.
-    #[arg(long, env = "ETCD_SCALER_CRONJOB")]
-    pub cronjob: String,
-}
-
 #[derive(clap::Args)]
 struct LogArgs {
     /// How log lines are written.
@@ -115,6 +87,8 @@ impl Args {
         // Destructured whole: a flag that nothing uses does not compile.
         let Self {
             target,
+            lease,
+            volumes,
             log: LogArgs { log_format, log_filter },
             image,
             hook_service_account,
@@ -131,6 +105,7 @@ impl Args {
             LogFormat::Text => tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init(),
             LogFormat::Json => tracing_subscriber::fmt().with_env_filter(filter).json().init(),
         }
+        let target = target.target();
         info!(version = env!("CARGO_PKG_VERSION"), %target.namespace, %target.statefulset, "etcd-scaler webhook starts");
         // kube and the listener are built without a default provider: there is exactly one.
         if rustls::crypto::ring::default_provider().install_default().is_err() {
@@ -143,7 +118,7 @@ impl Args {
         let certificates = Certificates::load(&client, &target.namespace, &tls_secret, names.clone()).await?;
         let (authority, tls) = (certificates.authority(), certificates.listener().await?);
 
-        let (cluster, live) = Cluster::watch(&client, target.clone());
+        let (cluster, live) = Cluster::watch(&client, target.clone(), lease);
         let health = Health::poll(live.clone(), cluster.clone());
         let events = Events::new(&client, &target, pod_name);
         let lost_disks = lost_disk::watch(
@@ -154,7 +129,7 @@ impl Args {
             health.clone(),
             events.clone(),
         );
-        let launcher = Launcher::new(&client, &target, cluster.clone(), events.clone());
+        let launcher = Launcher::new(&client, &target, volumes.plan(), cluster.clone(), events.clone());
         let admission = Admission {
             cluster: cluster.clone(),
             health: health.clone(),
@@ -182,7 +157,7 @@ impl Args {
 }
 
 /// The names of our Service, that under which the API server calls first.
-fn server_names(service: &str, target: &TargetArgs) -> Vec<String> {
-    let TargetArgs { namespace, cluster_domain, .. } = target;
+fn server_names(service: &str, target: &Target) -> Vec<String> {
+    let Target { namespace, cluster_domain, .. } = target;
     vec![format!("{service}.{namespace}.svc"), format!("{service}.{namespace}.svc.{cluster_domain}")]
 }

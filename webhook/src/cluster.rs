@@ -22,7 +22,6 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::args::TargetArgs;
 use crate::readiness::Readiness;
 
 /// How long the API server may take for a read during admission: less than the webhooks'
@@ -64,26 +63,27 @@ pub struct Cluster {
     leases: Api<Lease>,
     pods: Api<Pod>,
     revisions: Api<ControllerRevision>,
-    args: Arc<TargetArgs>,
+    names: Arc<Target>,
+    lease: Arc<str>,
     started: Timestamp,
 }
 
 impl Cluster {
-    /// Access to the StatefulSet that the flags name.
-    pub fn new(client: &Client, args: TargetArgs) -> Self {
+    /// Access to this StatefulSet, and to the Lease of its Jobs.
+    pub fn new(client: &Client, names: Target, lease: String) -> Self {
         let kind = ApiResource::erase::<StatefulSet>(&());
-        let api = Api::namespaced_with(client.clone(), &args.namespace, &kind);
-        let leases = Api::namespaced(client.clone(), &args.namespace);
-        let pods = Api::namespaced(client.clone(), &args.namespace);
-        let revisions = Api::namespaced(client.clone(), &args.namespace);
-        Self { api, leases, pods, revisions, args: Arc::new(args), started: Timestamp::now() }
+        let api = Api::namespaced_with(client.clone(), &names.namespace, &kind);
+        let leases = Api::namespaced(client.clone(), &names.namespace);
+        let pods = Api::namespaced(client.clone(), &names.namespace);
+        let revisions = Api::namespaced(client.clone(), &names.namespace);
+        Self { api, leases, pods, revisions, names: Arc::new(names), lease: lease.into(), started: Timestamp::now() }
     }
 
     /// The same, and a watch of it that never ends.
-    pub fn watch(client: &Client, args: TargetArgs) -> (Self, watch::Receiver<Live>) {
-        let cluster = Self::new(client, args);
+    pub fn watch(client: &Client, names: Target, lease: String) -> (Self, watch::Receiver<Live>) {
+        let cluster = Self::new(client, names, lease);
         let (sender, receiver) = watch::channel(Live::Unknown);
-        let config = watcher::Config::default().fields(&format!("metadata.name={}", cluster.args.statefulset));
+        let config = watcher::Config::default().fields(&format!("metadata.name={}", cluster.names.statefulset));
         let api = cluster.api.clone();
         let releasing = cluster.clone();
         tokio::spawn(follow(api, config, "the StatefulSet", move |change| {
@@ -101,29 +101,18 @@ impl Cluster {
 
     /// Whether a request names our StatefulSet.
     pub fn is_target(&self, namespace: Option<&str>, name: &str) -> bool {
-        namespace == Some(self.args.namespace.as_str()) && name == self.args.statefulset
+        namespace == Some(self.names.namespace.as_str()) && name == self.names.statefulset
     }
 
     /// Whether a name is that of a pod of our StatefulSet.
     pub fn is_pod(&self, namespace: Option<&str>, name: &str) -> bool {
-        namespace == Some(self.args.namespace.as_str()) && self.target(&Value::Null).ordinal_of(name).is_some()
+        namespace == Some(self.names.namespace.as_str()) && self.names.ordinal_of(name).is_some()
     }
 
     /// The names and addresses, with the headless Service that the object names.
     pub fn target(&self, object: &Value) -> Target {
-        let TargetArgs { namespace, statefulset, container, cluster_domain, .. } = &*self.args;
-        Target {
-            namespace: namespace.clone(),
-            statefulset: statefulset.clone(),
-            service: object["spec"]["serviceName"].as_str().unwrap_or_default().to_owned(),
-            cluster_domain: cluster_domain.clone(),
-            container: container.clone(),
-            peer_scheme: self.args.peer_scheme.clone(),
-            peer_port: self.args.peer_port,
-            client_scheme: self.args.client_scheme.clone(),
-            client_port: self.args.client_port,
-            cronjob: self.args.cronjob.clone(),
-        }
+        let service = object["spec"]["serviceName"].as_str().unwrap_or_default().to_owned();
+        Target { service, ..(*self.names).clone() }
     }
 
     /// Whether the StatefulSet was given back, and not to a later installation than this process: it
@@ -139,8 +128,8 @@ impl Cluster {
     /// # Errors
     /// When the API server did not answer in time.
     pub async fn read(&self) -> Result<Option<Value>, String> {
-        let read = tokio::time::timeout(READ_DEADLINE, self.api.get_opt(&self.args.statefulset)).await;
-        let name = &self.args.statefulset;
+        let read = tokio::time::timeout(READ_DEADLINE, self.api.get_opt(&self.names.statefulset)).await;
+        let name = &self.names.statefulset;
         match read {
             Ok(Ok(object)) => Ok(object.as_ref().map(value_of)),
             Ok(Err(error)) => Err(format!("cannot read StatefulSet {name}: {error}")),
@@ -154,7 +143,7 @@ impl Cluster {
     /// # Errors
     /// When the API server did not answer in time.
     pub async fn copy(&self) -> Result<Option<Record>, String> {
-        let name = &self.args.lease;
+        let name = &self.lease;
         match tokio::time::timeout(READ_DEADLINE, self.leases.get_opt(name)).await {
             Ok(Ok(lease)) => {
                 let annotations = lease.and_then(|lease| lease.metadata.annotations);
@@ -233,7 +222,7 @@ impl Cluster {
             return;
         }
         let Some(patch) = ownership::release(&object, false) else { return };
-        let (api, name) = (self.api.clone(), self.args.statefulset.clone());
+        let (api, name) = (self.api.clone(), self.names.statefulset.clone());
         tokio::spawn(async move {
             match api.patch(&name, &PatchParams::default(), &Patch::<Value>::Json(patch)).await {
                 Ok(_) => info!("a release has the count that was scaled: it owns it alone now"),
@@ -246,7 +235,7 @@ impl Cluster {
         let now = Timestamp::now().to_string();
         let touch = json!({ "metadata": { "annotations": { "etcd-scaler.io/woken": now } } });
         let params = PatchParams::apply(FIELD_MANAGER);
-        match self.api.patch(&self.args.statefulset, &params, &Patch::Merge(&touch)).await {
+        match self.api.patch(&self.names.statefulset, &params, &Patch::Merge(&touch)).await {
             Ok(_) => info!(how, "the StatefulSet's status lags its spec: its controller was woken"),
             Err(error) => warn!(%error, "cannot wake the StatefulSet's controller"),
         }
@@ -295,26 +284,10 @@ where
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    pub use membership::world::puls8 as target;
 
-    /// The page's cluster.
-    pub fn target() -> Target {
-        let client = crate::fake_api::FakeApi::default().client();
-        Cluster::new(&client, args()).target(&json!({ "spec": { "serviceName": "puls8-etcd-headless" } }))
-    }
-
-    /// The page's StatefulSet.
-    pub fn args() -> TargetArgs {
-        TargetArgs {
-            namespace: "puls8".into(),
-            statefulset: "puls8-etcd".into(),
-            lease: "puls8-etcd-scaler".into(),
-            container: "etcd".into(),
-            cluster_domain: "cluster.local".into(),
-            peer_scheme: "http".into(),
-            peer_port: 2380,
-            client_scheme: "http".into(),
-            client_port: 2379,
-            cronjob: "puls8-etcd-scaler".into(),
-        }
+    /// The page's cluster, at this API server.
+    pub fn cluster(client: &Client) -> Cluster {
+        Cluster::new(client, target(), "puls8-etcd-scaler".into())
     }
 }

@@ -8,10 +8,10 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
+use membership::names::Target;
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
-use crate::args::TargetArgs;
 
 /// The longest note that the API takes, in bytes.
 const NOTE_LIMIT: usize = 1024;
@@ -34,6 +34,8 @@ pub enum Reason {
     Refused,
     /// The launcher started a Job.
     Started,
+    /// The launcher made a newcomer's volume.
+    VolumeMade,
     /// The launcher stopped trying.
     GivenUp,
     /// A member's data directory is empty where it has served before.
@@ -42,8 +44,8 @@ pub enum Reason {
 
 impl Events {
     /// Events on the target, written by this pod.
-    pub fn new(client: &Client, target: &TargetArgs, pod: String) -> Self {
-        let TargetArgs { namespace, statefulset, .. } = target;
+    pub fn new(client: &Client, target: &Target, pod: String) -> Self {
+        let Target { namespace, statefulset, .. } = target;
         let api = Api::namespaced(client.clone(), namespace);
         Self { api, namespace: namespace.clone(), statefulset: statefulset.clone(), pod }
     }
@@ -66,6 +68,7 @@ impl Events {
         let (type_, action, reason) = match reason {
             Reason::Refused => ("Warning", "Admission", "ScaleRefused"),
             Reason::Started => ("Normal", "Launch", "ScaleStarted"),
+            Reason::VolumeMade => ("Normal", "Launch", "VolumeCreated"),
             Reason::GivenUp => ("Warning", "Launch", "ScaleGivenUp"),
             Reason::DiskLost => ("Warning", "Look", "DiskLost"),
         };
@@ -111,7 +114,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_same_event_has_the_same_name_for_five_minutes() {
-        let target = crate::cluster::tests::args();
+        let target = crate::cluster::tests::target();
         let events = Events::new(&FakeApi::default().client(), &target, "pod".into());
         let at = |second| jiff::Timestamp::from_second(second).unwrap();
         let event = |note: &str, second| events.event("uid", Reason::Refused, note, at(second));

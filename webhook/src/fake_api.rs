@@ -90,13 +90,17 @@ impl State {
                 Some(live) if version(live) != version(&body) => status(409),
                 Some(_) => (200, self.store(path.to_owned(), body)),
             },
-            Method::PATCH if body.is_array() => match self.objects.get(path).cloned() {
+            Method::PATCH => match self.objects.get(path).cloned() {
                 None => status(404),
                 Some(mut object) => {
-                    match json_patch::patch(&mut object, &serde_json::from_value::<json_patch::Patch>(body).unwrap()) {
-                        Ok(()) => (200, self.store(path.to_owned(), object)),
-                        Err(_) => status(422),
-                    }
+                    let patched = if body.is_array() {
+                        let patch = serde_json::from_value::<json_patch::Patch>(body).unwrap();
+                        json_patch::patch(&mut object, &patch).is_ok()
+                    } else {
+                        json_patch::merge(&mut object, &body);
+                        true
+                    };
+                    if patched { (200, self.store(path.to_owned(), object)) } else { status(422) }
                 }
             },
             _ => status(405),

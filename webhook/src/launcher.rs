@@ -7,6 +7,7 @@
 //! or a member that answers anew, starts it again.
 
 mod job;
+mod volume;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,18 +17,19 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use kube::api::PostParams;
 use kube::runtime::watcher;
 use kube::{Api, Client};
-use membership::names::TARGET;
+use membership::names::{TARGET, Target};
 use membership::patch::{annotation, ownership, statefulset};
 use membership::record::State;
+use membership::volume::VolumePlan;
 use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::args::TargetArgs;
 use crate::cluster::{Change, Cluster, FIELD_MANAGER, Live, follow};
 use crate::events::{Events, Reason, hash};
 use crate::health::Health;
 use job::Seen;
+use volume::Volumes;
 
 /// How long a change waits for Helm's own Job, which does the same work when it comes: it is made
 /// right after the objects (without `--wait`), and one Job is easier to follow than two.
@@ -82,19 +84,21 @@ pub struct Launcher {
     jobs: Api<Job>,
     cronjob: String,
     target: String,
+    volumes: Volumes,
     cluster: Cluster,
     events: Events,
 }
 
 impl Launcher {
-    /// A launcher that makes Jobs from this CronJob's template.
-    pub fn new(client: &Client, target: &TargetArgs, cluster: Cluster, events: Events) -> Self {
-        let TargetArgs { namespace, statefulset, cronjob, .. } = target;
+    /// A launcher that makes Jobs from this target's CronJob, and volumes by this plan.
+    pub fn new(client: &Client, target: &Target, plan: VolumePlan, cluster: Cluster, events: Events) -> Self {
+        let Target { namespace, statefulset, cronjob, .. } = target;
         Self {
             cronjobs: Api::namespaced(client.clone(), namespace),
             jobs: Api::namespaced(client.clone(), namespace),
             cronjob: cronjob.clone(),
             target: statefulset.clone(),
+            volumes: Volumes::new(client, namespace, plan),
             cluster,
             events,
         }
@@ -110,7 +114,7 @@ impl Launcher {
             let object = live.borrow_and_update().object().filter(|object| !self.cluster.left(object));
             // Then no Helm has a Job of its own behind it.
             let scaled = object.as_ref().is_some_and(|object| ownership::is_scaled(object));
-            let need = object.and_then(|object| need(&object));
+            let need = object.as_ref().and_then(|object| need(object));
             let known = jobs.borrow_and_update().clone();
             let now = Timestamp::now();
             memory = need.map(|need| match memory.take() {
@@ -127,7 +131,10 @@ impl Launcher {
                 match decide(memory, known, scaled, now) {
                     Step::Rest => {}
                     Step::WaitUntil(then) => pause = Some(then.duration_since(now).unsigned_abs()),
-                    Step::Launch(attempt) => pause = Some(self.launch(&memory.need, attempt).await),
+                    Step::Launch(attempt) => {
+                        let ahead = self.make_volume(object.as_deref());
+                        pause = Some(tokio::join!(self.launch(&memory.need, attempt), ahead).0);
+                    }
                     Step::GiveUp => self.give_up(memory),
                 }
             }
@@ -171,6 +178,19 @@ impl Launcher {
                 warn!(%error, cronjob = self.cronjob, "cannot start a Job, trying again in {} s", AFTER_ERROR.as_secs());
                 AFTER_ERROR
             }
+        }
+    }
+
+    async fn make_volume(&self, object: Option<&Value>) {
+        let Some(object) = object else { return };
+        match self.volumes.make_next(object, &self.cluster.target(object)).await {
+            Ok(Some(told)) => {
+                info!("{told}");
+                let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+                self.events.tell(uid, Reason::VolumeMade, &told);
+            }
+            Ok(None) => {}
+            Err(error) => warn!(%error, "the newcomer's volume is left to the Job"),
         }
     }
 

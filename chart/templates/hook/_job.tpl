@@ -34,16 +34,8 @@ template:
           {{- include "etcd-scaler.target-args" $root | nindent 10 }}
           - --deadline={{ int $hook.deadlineSeconds }}s
           - --join-deadline={{ int $hook.joinDeadlineSeconds }}s
-          - --release={{ $root.Release.Name }}
-          - --release-namespace={{ $root.Release.Namespace }}
           - --lease={{ include "etcd-scaler.lease" $root }}
-          - --pv-name-prefix={{ $root.Values.pv.namePrefix }}
-          - --pv-host-path={{ include "etcd-scaler.pv.host-path" $root }}
-          - --pv-capacity={{ default $root.Values.etcd.persistence.size $root.Values.pv.capacity }}
-          - --pv-reclaim-policy={{ $root.Values.pv.reclaimPolicy }}
-          - --pv-pin={{ $root.Values.pv.pin }}
-          - --pv-bound-by-controller={{ $root.Values.pv.boundByController }}
-          - --on-scale-down={{ $root.Values.pv.onScaleDown }}
+          {{- include "etcd-scaler.volume-args" $root | nindent 10 }}
         env:
           {{- include "etcd-scaler.hook.env" $root | nindent 10 }}
           # Not an argument, so that the launcher can give its own.

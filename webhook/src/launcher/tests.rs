@@ -3,13 +3,13 @@
 use super::*;
 use serde_json::json;
 
-fn statefulset(replicas: u32, record: Option<&str>) -> Value {
+pub fn statefulset(replicas: u32, record: Option<&str>) -> Value {
     let annotations =
         record.map(|record| json!({ "etcd-scaler.io/record": record, "etcd-scaler.io/recorded-for": "sts-uid" }));
     json!({ "metadata": { "uid": "sts-uid", "annotations": annotations }, "spec": { "replicas": replicas } })
 }
 
-fn record(states: &[&str]) -> String {
+pub fn record(states: &[&str]) -> String {
     let members: serde_json::Map<String, Value> = states
         .iter()
         .enumerate()
@@ -139,9 +139,10 @@ fn jobs_come_and_go() {
 #[tokio::test]
 async fn the_second_to_make_a_job_is_told_that_it_exists() {
     let api = crate::fake_api::FakeApi::default();
-    let target = crate::cluster::tests::args();
-    let events = Events::new(&api.client(), &target, "pod".into());
-    let launcher = Launcher::new(&api.client(), &target, Cluster::new(&api.client(), target.clone()), events);
+    let (client, target) = (api.client(), crate::cluster::tests::target());
+    let events = Events::new(&client, &target, "pod".into());
+    let cluster = crate::cluster::tests::cluster(&client);
+    let launcher = Launcher::new(&client, &target, membership::world::plan(), cluster, events);
     let need = memory().need;
     assert!(launcher.make(&need, 0).await.is_err(), "no CronJob");
     let cronjob = json!({ "metadata": { "name": "puls8-etcd-scaler", "namespace": "puls8" }, "spec": { "schedule": "", "jobTemplate": {} } });

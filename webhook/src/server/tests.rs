@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
-use crate::cluster::Cluster;
-use crate::cluster::tests::args;
+use crate::cluster::tests::{cluster, target};
 use crate::events::Events;
 use crate::fake_api::FakeApi;
 use crate::health::Health;
@@ -68,9 +67,9 @@ fn bench(health: Option<BTreeMap<u32, Answered>>) -> Bench {
     api.put(STATEFULSET, statefulset());
     let client = api.client();
     let admission = Admission {
-        cluster: Cluster::new(&client, args()),
+        cluster: cluster(&client),
         health: Health::fixed(health),
-        events: Events::new(&client, &args(), "pod".into()),
+        events: Events::new(&client, &target(), "pod".into()),
         our_image: "etcd-scaler:1".into(),
         hook: HOOK.into(),
         on_reset: OnReset::default(),
