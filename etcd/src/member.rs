@@ -7,7 +7,7 @@ use std::time::Duration;
 use etcd_client::{Client, ConnectOptions, GetOptions};
 use futures::future::join_all;
 use membership::names::{Ordinal, Target};
-use membership::observed::{Answer, Answered, ListedMember};
+use membership::observed::{Alarm, Answer, Answered, Database, ListedMember};
 use membership::record::Id;
 
 use crate::refusal::{CallError, Refusal};
@@ -72,9 +72,21 @@ impl Member {
             revision: header.revision,
             raft_index: status.raft_index(),
             applied_index: status.raft_applied_index(),
-            errors: status.errors().to_vec(),
+            errors: status.errors().iter().filter(|error| Alarm::parse(error).is_none()).cloned().collect(),
+            alarms: status.errors().iter().filter_map(|error| Alarm::parse(error)).collect(),
+            db: database(&status),
             list,
         })
+    }
+}
+
+/// The database as a status has it.
+pub(crate) fn database(status: &etcd_client::StatusResponse) -> Database {
+    let size = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
+    Database {
+        size: size(status.db_size()),
+        in_use: size(status.raft_used_db_size()),
+        quota: Some(size(status.db_size_quota())).filter(|&quota| quota > 0),
     }
 }
 

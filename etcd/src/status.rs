@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use membership::names::{Ordinal, Target};
+use membership::observed::Database;
 use membership::record::Id;
 
-use crate::member::Member;
+use crate::member::{Member, database};
 use crate::refusal::CallError;
 
 /// One member's `endpoint status`.
@@ -21,12 +22,8 @@ pub struct Status {
     pub learner: bool,
     /// The server's version.
     pub version: String,
-    /// The size of its database file, in bytes.
-    pub db_size: u64,
-    /// What of it is in use, in bytes.
-    pub db_in_use: u64,
-    /// The limit of its database, in bytes; servers before 3.6 do not tell: `None`.
-    pub db_quota: Option<u64>,
+    /// Its database file.
+    pub db: Database,
     /// The revision it has applied.
     pub revision: i64,
     /// The raft index it knows to be committed.
@@ -46,16 +43,13 @@ impl Member {
         let mut client = self.client.clone();
         let status = self.bounded("endpoint status", client.status()).await?;
         let header = status.header();
-        let size = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
         Ok(Status {
             // Without a header it has not been seen; 0 is no member's ID.
             member: Id(header.map_or(0, etcd_client::ResponseHeader::member_id)),
             leader: (status.leader() != 0).then(|| Id(status.leader())),
             learner: status.is_learner(),
             version: status.version().to_owned(),
-            db_size: size(status.db_size()),
-            db_in_use: size(status.raft_used_db_size()),
-            db_quota: Some(size(status.db_size_quota())).filter(|&quota| quota > 0),
+            db: database(&status),
             revision: header.map_or(0, etcd_client::ResponseHeader::revision),
             raft_index: status.raft_index(),
             applied_index: status.raft_applied_index(),

@@ -9,7 +9,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::ListParams;
 use membership::names::{MOST_MEMBERS, Ordinal, RECORD, Target};
 use membership::observed::{Observed, Pod, Volume};
-use membership::patch::statefulset::rollout;
+use membership::patch::statefulset::{override_of, rollout, room};
 use membership::record::{Id, Record, State};
 use membership::volume::{OnScaleDown, VolumePlan};
 use tokio::time::Instant;
@@ -82,9 +82,23 @@ impl Observer {
             claims = spare_claims(objects, target, &statefulset, desired).await?;
         }
         let target = target.clone();
-        let rollout = serde_json::to_value(&statefulset).ok().and_then(|live| rollout(&live));
-        let mut seen =
-            Observed { target, desired, record, copy, rollout, answers, pods, volumes, claims, joining_for: None };
+        let live = serde_json::to_value(&statefulset)?;
+        let (rollout, room) = (rollout(&live), room(&live, &target));
+        let override_ = override_of(&live).and_then(Result::ok);
+        let mut seen = Observed {
+            target,
+            desired,
+            record,
+            copy,
+            rollout,
+            answers,
+            pods,
+            volumes,
+            claims,
+            room,
+            override_,
+            joining_for: None,
+        };
         seen.joining_for = self.joining_for(&seen);
         Ok((seen, statefulset))
     }

@@ -21,22 +21,6 @@ pub fn known<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".into(), |value| value.to_string())
 }
 
-/// A size as etcdctl writes it: decimal units.
-pub fn size(bytes: u64) -> String {
-    let units = ["kB", "MB", "GB", "TB"];
-    let mut unit = "B";
-    #[allow(clippy::cast_precision_loss, reason = "two digits of it are shown")]
-    let mut size = bytes as f64;
-    for next in units {
-        if size < 999.5 {
-            break;
-        }
-        size /= 1000.0;
-        unit = next;
-    }
-    if unit == "B" || size >= 9.95 { format!("{size:.0} {unit}") } else { format!("{size:.1} {unit}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,11 +29,5 @@ mod tests {
     fn columns_are_as_wide_as_what_is_in_them() {
         let rows = [vec!["etcd-0".into(), known(Some(7))], vec!["e".into(), known(None::<u8>)]];
         assert_eq!(table(&["POD", "REVISION"], &rows), "POD     REVISION\netcd-0  7\ne       -\n");
-    }
-
-    #[test]
-    fn sizes_are_etcdctls() {
-        let sizes = [0, 999, 1000, 20_480, 2_097_152, 9_960_000, 8_589_934_592].map(size);
-        assert_eq!(sizes, ["0 B", "999 B", "1.0 kB", "20 kB", "2.1 MB", "10 MB", "8.6 GB"]);
     }
 }

@@ -139,6 +139,8 @@ mod tests {
             raft_index: 1,
             applied_index: 1,
             errors: Vec::new(),
+            alarms: Vec::new(),
+            db: observed::Database::default(),
             list,
         })
     }

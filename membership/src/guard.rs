@@ -4,6 +4,7 @@
 //! seen refuses (invariant 5). Each refusal says what was asked, what was found, why that is
 //! unsafe, and the way out.
 
+pub mod condition;
 pub mod deletion;
 pub mod reset;
 
@@ -11,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::drift;
+use crate::guard::condition::{Concern, Override, Room, Way, concerns};
 use crate::names::Ordinal;
-use crate::names::{MOST_MEMBERS, STOP, Target};
+use crate::names::{MOST_MEMBERS, OVERRIDE, STOP, Target};
 use crate::observed::{Answer, Answered, ListedMember, agreed, ordinal_of};
 use crate::quorum::quorum;
 use crate::record::{ParseRecordError, Record, State};
@@ -63,6 +65,10 @@ pub struct Change<'a> {
     pub rollout: Option<String>,
     /// The roll-out that the chart's or a person's partition stops half-way, in a sentence.
     pub canary: Option<String>,
+    /// The limits that the StatefulSet sets.
+    pub room: Room,
+    /// The annotation [`OVERRIDE`], if there is one.
+    pub override_: Option<Result<Override, String>>,
     /// The members' health; `None`: not asked yet.
     pub seen: Option<Seen<'a>>,
 }
@@ -74,6 +80,8 @@ pub enum Decision {
     Admit {
         /// Risks, each a sentence.
         warnings: Vec<String>,
+        /// What spoke against it and was lifted by a person, each a sentence; to be recorded.
+        lifted: Vec<String>,
     },
     /// It may not, for this reason.
     Refuse(String),
@@ -92,11 +100,12 @@ pub fn decide(change: &Change<'_>) -> Decision {
     // An update whose count equals the live one is a repair, or has nothing to do with scaling: a
     // sick etcd must not refuse its cure.
     if change.old == change.new {
-        return change.rolls_during_a_join().unwrap_or(Decision::Admit { warnings: Vec::new() });
+        return change.rolls_during_a_join().unwrap_or(Decision::Admit { warnings: Vec::new(), lifted: Vec::new() });
     }
-    match change.obstacle() {
+    let mut lifted = Vec::new();
+    match change.obstacle(&mut lifted) {
         Some(refusal) => refusal,
-        None => Decision::Admit { warnings: change.warnings() },
+        None => Decision::Admit { warnings: change.warnings(), lifted },
     }
 }
 
@@ -124,7 +133,7 @@ impl Change<'_> {
         ))
     }
 
-    fn obstacle(&self) -> Option<Decision> {
+    fn obstacle(&self, lifted: &mut Vec<String>) -> Option<Decision> {
         let Self { new, old, target, .. } = self;
         if *new == 0 {
             return self.stop();
@@ -223,7 +232,41 @@ impl Change<'_> {
                 "Finish it (spec.updateStrategy.rollingUpdate.partition 0) or take it back, and ask again.",
             ));
         }
-        if new > old { self.all_healthy(record) } else { self.may_leave(record) }
+        let sick = if new > old { self.all_healthy(record) } else { self.may_leave(record) };
+        sick.or_else(|| self.concern(lifted))
+    }
+
+    /// What speaks against it though everybody is healthy, but for what a person has lifted.
+    fn concern(&self, lifted: &mut Vec<String>) -> Option<Decision> {
+        let Self { target, new, old, .. } = self;
+        let way = if new > old { Way::Up } else { Way::Down };
+        // What a scale-up has verified already may be undone whatever is wrong with it.
+        let undo = way == Way::Down && matches!(&self.record, Some(Ok(record)) if record.count() < *old);
+        // Of those that leave nothing is asked.
+        let mut stay = self.seen?.answers.clone();
+        stay.retain(|ordinal, _| way == Way::Up || ordinal < new);
+        let concerns = concerns(target, &stay, self.room, way).into_iter().filter(|it| !(undo && it.liftable));
+        for Concern { found, why, way_out, liftable } in concerns {
+            let wrong = match &self.override_ {
+                Some(Ok(it)) if liftable && it.count == *new => {
+                    lifted.push(format!("{found}; {new} members are wanted all the same: {}", it.reason));
+                    continue;
+                }
+                Some(Ok(it)) if liftable => format!(" The annotation {OVERRIDE} is for {}.", it.count),
+                Some(Err(wrong)) if liftable => format!(" And {wrong}."),
+                _ => String::new(),
+            };
+            let all_the_same = if liftable {
+                format!(
+                    " To go on all the same: kubectl annotate --overwrite -n {} statefulset/{} {OVERRIDE}='{new}: why', and ask again.{wrong}",
+                    target.namespace, target.statefulset
+                )
+            } else {
+                String::new()
+            };
+            return Some(self.refuse(&found, why, &format!("{way_out}{all_the_same}")));
+        }
+        None
     }
 
     /// 0 replicas: no member is removed, and all come back when the count does.
@@ -456,18 +499,23 @@ impl Change<'_> {
         if new == 1 && old > 1 {
             return vec!["1 etcd member tolerates no failure: without it nothing can be read or written, and its disk is the only copy".into()];
         }
+        let mut warnings = match self.seen.filter(|_| new > old) {
+            Some(seen) => condition::warnings(self.target, seen.answers),
+            None => Vec::new(),
+        };
         let tolerates = |members: u32| members - quorum(members as usize) as u32;
         if new % 2 == 1 || new < 2 {
-            return Vec::new();
+            return warnings;
         }
         let few = tolerates(new);
         let failures = if few == 1 { "failure".into() } else { "failures".to_owned() };
-        vec![format!(
+        warnings.push(format!(
             "{new} etcd members tolerate {few} {failures}, the same as {}; {} would tolerate {}",
             new - 1,
             new + 1,
             tolerates(new + 1)
-        )]
+        ));
+        warnings
     }
 
     fn refuse(&self, found: &str, why: &str, way_out: &str) -> Decision {

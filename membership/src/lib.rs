@@ -16,6 +16,7 @@ pub mod patch;
 pub mod quorum;
 pub mod record;
 pub mod serving;
+pub mod size;
 pub mod snapshot;
 pub mod version;
 pub mod volume;

@@ -19,6 +19,9 @@ pub const LEFT: &str = "etcd-scaler.io/left";
 /// The annotation of the StatefulSet with which a person allows 0 replicas (`"true"`): every member
 /// stops and none is removed.
 pub const STOP: &str = "etcd-scaler.io/stop";
+/// The annotation of the StatefulSet with which a person wants one count though something speaks against
+/// it (`<count>: <reason>`, [`crate::guard::condition::Override`]).
+pub const OVERRIDE: &str = "etcd-scaler.io/override";
 /// The annotation of the StatefulSet that says what becomes of a count that was set through
 /// `statefulsets/scale` when the release sets another one ([`crate::guard::reset::OnReset`]).
 pub const ON_RESET: &str = "etcd-scaler.io/on-reset";

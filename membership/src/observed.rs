@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::guard::condition::{Override, Room};
 use crate::names::{Ordinal, Target};
 use crate::quorum::quorum;
 use crate::record::{Id, Record};
@@ -26,10 +27,45 @@ pub struct Answer {
     pub raft_index: u64,
     /// Its applied raft index.
     pub applied_index: u64,
-    /// The alarms and errors it reports.
+    /// The errors it reports, alarms aside.
     pub errors: Vec<String>,
+    /// The alarms it knows of, anybody's.
+    pub alarms: Vec<Alarm>,
+    /// Its database file.
+    pub db: Database,
     /// The member list it holds. Learners refuse to tell it: `None`.
     pub list: Option<Vec<ListedMember>>,
+}
+
+/// An alarm, as `Status` has it among its errors: `memberID:123 alarm:NOSPACE`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Alarm {
+    /// Whose.
+    pub member: Id,
+    /// `NOSPACE`, `CORRUPT`.
+    pub kind: String,
+}
+
+impl Alarm {
+    /// Reads one of the errors of a `Status`; `None`: it is no alarm. Whoever prints it puts any
+    /// space between the two fields (protobuf's text form promises none).
+    #[must_use]
+    pub fn parse(error: &str) -> Option<Self> {
+        let field = |name: &str| error.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix(':'));
+        let member = field("memberID").and_then(|id| id.parse().ok()).unwrap_or(0);
+        Some(Self { member: Id(member), kind: field("alarm")?.to_owned() })
+    }
+}
+
+/// A member's database file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Database {
+    /// Its size on disk in bytes: what the quota is held against.
+    pub size: u64,
+    /// What of it is in use, in bytes.
+    pub in_use: u64,
+    /// The quota in bytes, where the server tells it (from 3.6 on).
+    pub quota: Option<u64>,
 }
 
 /// One entry of etcd's member list.
@@ -153,6 +189,10 @@ pub struct Observed {
     pub volumes: BTreeMap<Ordinal, Volume>,
     /// The UIDs of the claims of ordinals that are not wanted, by ordinal; none where they are kept.
     pub claims: BTreeMap<Ordinal, String>,
+    /// The limits that the StatefulSet sets.
+    pub room: Room,
+    /// A person's word that a count is wanted though something speaks against it.
+    pub override_: Option<Override>,
     /// How long the member that is joining has been in the member list, as far as this run knows.
     pub joining_for: Option<Duration>,
 }

@@ -29,7 +29,7 @@ pub fn source(
     answers: &BTreeMap<Ordinal, Answered>,
 ) -> Result<Source, String> {
     let answered = || answers.iter().filter_map(|(&ordinal, answered)| Some((ordinal, answered.as_ref().ok()?)));
-    let alarmed = |alarm: &str| answered().flat_map(|(_, it)| &it.errors).any(|error| error.contains(alarm));
+    let alarmed = |alarm: &str| answered().flat_map(|(_, it)| &it.alarms).any(|it| it.kind == alarm);
     if alarmed("CORRUPT") {
         return Err(format!(
             "etcd has the alarm CORRUPT: which member's data is right is not known. See etcdctl alarm list in {}, and take a snapshot of each member by hand (etcdctl snapshot save) before anything else",
@@ -95,6 +95,8 @@ mod tests {
             raft_index: applied_index,
             applied_index,
             errors: Vec::new(),
+            alarms: Vec::new(),
+            db: crate::observed::Database::default(),
             list: None,
         }
     }
@@ -125,13 +127,13 @@ mod tests {
         insta::assert_snapshot!(refused(BTreeMap::new()), @"no voting member serves (none was asked: 0 replicas). Repair what is named; if it is lost for good, restore from an earlier snapshot (docs/restore.md)");
         insta::assert_snapshot!(refused([(0, Ok(Answer { leader: None, ..answer(1, 1) })), (1, Err("no answer within 1.5 s".into()))].into()), @"no voting member serves (puls8-etcd-0: knows no leader; puls8-etcd-1: no answer within 1.5 s). Repair what is named; if it is lost for good, restore from an earlier snapshot (docs/restore.md)");
         insta::assert_snapshot!(refused(change(1, |it| it.cluster = Id(8))), @"puls8-etcd-2 is in cluster 0000000000000009 and puls8-etcd-1 in cluster 0000000000000008: which is the right one is not known. Stop the wrong one's pods, or save each by hand (etcdctl snapshot save)");
-        insta::assert_snapshot!(refused(change(0, |it| it.errors = vec!["memberID:1 alarm:CORRUPT ".into()])), @"etcd has the alarm CORRUPT: which member's data is right is not known. See etcdctl alarm list in puls8-etcd-0, and take a snapshot of each member by hand (etcdctl snapshot save) before anything else");
+        insta::assert_snapshot!(refused(change(0, |it| it.alarms = vec![crate::observed::Alarm { member: Id(1), kind: "CORRUPT".into() }])), @"etcd has the alarm CORRUPT: which member's data is right is not known. See etcdctl alarm list in puls8-etcd-0, and take a snapshot of each member by hand (etcdctl snapshot save) before anything else");
     }
 
     #[test]
     fn another_cluster_than_the_recorded_and_a_full_one_are_saved_with_a_word() {
         let record = Record::new(Id(5));
-        let full = change(0, |it| it.errors = vec!["memberID:1 alarm:NOSPACE ".into()]);
+        let full = change(0, |it| it.alarms = vec![crate::observed::Alarm { member: Id(1), kind: "NOSPACE".into() }]);
         insta::assert_snapshot!(source(&puls8(), Some(&record), &full).unwrap().warnings.join(" | "), @"the members answer from cluster 0000000000000009, the record of StatefulSet puls8/puls8-etcd names cluster 0000000000000005: the snapshot is of the one that answers | etcd has the alarm NOSPACE: writes are refused until it has room again and is disarmed");
         assert_eq!(source(&puls8(), Some(&Record::new(Id(9))), &answers()).unwrap().warnings, Vec::<String>::new());
     }

@@ -30,6 +30,17 @@ impl FromStr for Version {
     }
 }
 
+impl Version {
+    /// Whether a promotion is kept where 3.6 looks for it: 3.5.1–3.5.19 do not write it into the store that
+    /// 3.6 reads (facts-etcd 5.2, 5.4).
+    #[must_use]
+    pub fn keeps_promotions(self) -> bool {
+        let first = Self { major: 3, minor: 5, patch: 1 };
+        let last = Self { major: 3, minor: 5, patch: 19 };
+        !(first..=last).contains(&self)
+    }
+}
+
 /// How a newcomer is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JoinAs {
@@ -41,14 +52,11 @@ pub enum JoinAs {
 
 /// How a member joins a cluster of this version and number of voters.
 ///
-/// 3.5.1–3.5.19 do not persist a promotion in the store that 3.6 reads (facts-etcd 5.2, 5.4), so
-/// there a newcomer joins as a voter where the others are three or more; 1 → 2 is always as a
-/// learner, because as a voter it cannot be undone.
+/// Where a promotion is not kept ([`Version::keeps_promotions`]) a newcomer joins as a voter if the others
+/// are three or more; 1 → 2 is always as a learner, because as a voter it cannot be undone.
 #[must_use]
 pub fn join_as(version: Version, voters: usize) -> JoinAs {
-    let first = Version { major: 3, minor: 5, patch: 1 };
-    let last = Version { major: 3, minor: 5, patch: 19 };
-    if voters >= 3 && (first..=last).contains(&version) { JoinAs::Voter } else { JoinAs::Learner }
+    if voters >= 3 && !version.keeps_promotions() { JoinAs::Voter } else { JoinAs::Learner }
 }
 
 #[cfg(test)]

@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::guard::condition::Room;
 use crate::names::{Ordinal, Target};
 use crate::next_step::{Limits, Step, did_not_join, next_step, out_of_time};
-use crate::observed::{Answer, ListedMember, Observed, Pod, Trouble, Volume};
+use crate::observed::{Answer, Database, ListedMember, Observed, Pod, Trouble, Volume};
 use crate::quorum::quorum;
 use crate::record::{Id, Record, State};
 use crate::volume::{OnScaleDown, VolumePlan};
@@ -369,6 +370,8 @@ impl World {
                 raft_index: 5000,
                 applied_index: if self.behind.contains(&ordinal) { 50 } else { 5000 },
                 errors: vec![],
+                alarms: vec![],
+                db: Database::default(),
                 list: (!self.members[&ordinal].learner).then(|| list.clone()),
             });
             (ordinal, answer.ok_or_else(|| "connection refused".into()))
@@ -383,6 +386,8 @@ impl World {
             pods: self.pods.clone(),
             volumes: self.volumes.clone(),
             claims: self.claims.clone(),
+            room: Room::default(),
+            override_: None,
             joining_for: self.joining_for,
         }
     }

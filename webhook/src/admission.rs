@@ -124,6 +124,8 @@ impl Admission {
             deletes_claims: statefulset::deletes_claims(&new),
             rollout: statefulset::rollout(&old),
             canary: statefulset::canary(&old),
+            room: statefulset::room(&new, &target),
+            override_: statefulset::override_of(&new),
             seen: None,
         };
         // Going back to what is verified is an undo, whoever asks.
@@ -144,7 +146,7 @@ impl Admission {
         let decision = self.health.with_seen(|seen| guard::decide(&Change { seen, ..change }));
         Ok(match decision {
             Decision::Refuse(why) => self.refuse(request, &old, why),
-            Decision::Admit { warnings } => Verdict::Allow { patch: update.patch(), warnings },
+            Decision::Admit { warnings, lifted } => self.admit(request, &old, update.patch(), warnings, lifted),
         })
     }
 
@@ -172,12 +174,14 @@ impl Admission {
                 deletes_claims: statefulset::deletes_claims(&live),
                 rollout: statefulset::rollout(&live),
                 canary: statefulset::canary(&live),
+                room: statefulset::room(&live, &target),
+                override_: statefulset::override_of(&live),
                 seen,
             })
         });
         Ok(match decision {
             Decision::Refuse(why) => self.refuse(request, &live, why),
-            Decision::Admit { warnings } => Verdict::Allow { patch: Patch::default(), warnings },
+            Decision::Admit { warnings, lifted } => self.admit(request, &live, Patch::default(), warnings, lifted),
         })
     }
 
@@ -285,6 +289,25 @@ impl Admission {
             Ok(()) => Verdict::untouched(),
             Err(why) => Verdict::Deny(why),
         })
+    }
+
+    /// What a person has lifted is written down where it can be found later.
+    fn admit(
+        &self,
+        request: &AdmissionRequest<DynamicObject>,
+        statefulset: &Value,
+        patch: Patch,
+        mut warnings: Vec<String>,
+        lifted: Vec<String>,
+    ) -> Verdict {
+        let uid = statefulset["metadata"]["uid"].as_str().unwrap_or_default();
+        for lifted in lifted {
+            if !request.dry_run {
+                self.events.tell(uid, Reason::Lifted, &lifted);
+            }
+            warnings.push(lifted);
+        }
+        Verdict::Allow { patch, warnings }
     }
 
     fn refuse(&self, request: &AdmissionRequest<DynamicObject>, statefulset: &Value, why: String) -> Verdict {

@@ -1,4 +1,4 @@
-//! Events on the StatefulSet: what was refused and what was given up, where `kubectl describe`
+//! Events on the StatefulSet: what was refused, lifted and given up, where `kubectl describe`
 //! shows it.
 
 use std::time::Duration;
@@ -32,6 +32,8 @@ pub struct Events {
 pub enum Reason {
     /// A scale was refused.
     Refused,
+    /// A scale was admitted though something spoke against it: a person's override.
+    Lifted,
     /// The launcher started a Job.
     Started,
     /// The launcher made a newcomer's volume.
@@ -67,6 +69,7 @@ impl Events {
     fn event(&self, uid: &str, reason: Reason, note: &str, now: jiff::Timestamp) -> Event {
         let (type_, action, reason) = match reason {
             Reason::Refused => ("Warning", "Admission", "ScaleRefused"),
+            Reason::Lifted => ("Warning", "Admission", "RefusalLifted"),
             Reason::Started => ("Normal", "Launch", "ScaleStarted"),
             Reason::VolumeMade => ("Normal", "Launch", "VolumeCreated"),
             Reason::GivenUp => ("Warning", "Launch", "ScaleGivenUp"),

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use membership::names::{Ordinal, Target};
 use membership::observed::Agreed;
 use membership::record::{Id, Record, State};
+use membership::size::size;
 use serde::Serialize;
 
-use crate::table::{known, size, table};
+use crate::table::{known, table};
 
 /// Everything that was seen.
 pub struct Seen {
@@ -135,9 +136,9 @@ impl Answer {
                 recorded_member: recorded.map(|recorded| recorded.id),
                 member: told.map(|told| told.member),
                 version: told.map(|told| told.version.clone()),
-                db_size: told.map(|told| told.db_size),
-                db_in_use: told.map(|told| told.db_in_use),
-                db_quota: told.and_then(|told| told.db_quota),
+                db_size: told.map(|told| told.db.size),
+                db_in_use: told.map(|told| told.db.in_use),
+                db_quota: told.and_then(|told| told.db.quota),
                 revision: told.map(|told| told.revision),
                 raft_index: told.map(|told| told.raft_index),
                 raft_applied_index: told.map(|told| told.applied_index),

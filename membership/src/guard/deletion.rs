@@ -90,6 +90,8 @@ mod tests {
             raft_index: 1,
             applied_index: 1,
             errors: Vec::new(),
+            alarms: Vec::new(),
+            db: crate::observed::Database::default(),
             list: Some(list.clone()),
         };
         (0..listed).map(|o| (o, if o < answering { Ok(answer(o)) } else { Err("no answer".into()) })).collect()

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::names::tests::puls8;
-use crate::observed::ListedMember;
+use crate::observed::{Alarm, Database, ListedMember};
 use crate::record::{Id, State};
 
 const CLUSTER: Id = Id(0xc1);
@@ -36,6 +36,8 @@ fn healthy(ordinal: Ordinal, of: Ordinal) -> Answer {
         raft_index: 9,
         applied_index: 9,
         errors: Vec::new(),
+        alarms: Vec::new(),
+        db: Database::default(),
         list: Some((0..of).map(listed).collect()),
     }
 }
@@ -52,6 +54,8 @@ struct Case {
     deletes_claims: bool,
     rollout: Option<String>,
     canary: Option<String>,
+    room: Room,
+    override_: Option<Result<Override, String>>,
     answers: BTreeMap<Ordinal, Answered>,
     age: Option<Duration>,
 }
@@ -68,6 +72,8 @@ fn from_three_to(new: u32) -> Case {
         deletes_claims: false,
         rollout: None,
         canary: None,
+        room: Room { quota: 8 << 30, volume: Some(2 << 30) },
+        override_: None,
         answers: (0..3).map(|ordinal| (ordinal, Ok(healthy(ordinal, 3)))).collect(),
         age: Some(Duration::from_secs(1)),
     }
@@ -90,7 +96,7 @@ impl Case {
 
     fn decide(self) -> Decision {
         let Self { new, old, request, first_ordinal, record, answers, age, .. } = self;
-        let Self { changes_template, may_stop, deletes_claims, rollout, canary, .. } = self;
+        let Self { changes_template, may_stop, deletes_claims, rollout, canary, room, override_, .. } = self;
         let seen = age.map(|age| Seen { age, answers: &answers });
         decide(&Change {
             target: &puls8(),
@@ -104,8 +110,18 @@ impl Case {
             deletes_claims,
             rollout,
             canary,
+            room,
+            override_,
             seen,
         })
+    }
+
+    #[track_caller]
+    fn lifted(self) -> Vec<String> {
+        match self.decide() {
+            Decision::Admit { lifted, .. } => lifted,
+            Decision::Refuse(why) => panic!("refused: {why}"),
+        }
     }
 
     #[track_caller]
@@ -119,7 +135,10 @@ impl Case {
     #[track_caller]
     fn admitted(self) -> Vec<String> {
         match self.decide() {
-            Decision::Admit { warnings } => warnings,
+            Decision::Admit { warnings, lifted } => {
+                assert!(lifted.is_empty(), "{lifted:?}");
+                warnings
+            }
             Decision::Refuse(why) => panic!("refused: {why}"),
         }
     }
@@ -319,7 +338,7 @@ fn a_member_that_is_not_healthy() {
     let found = |bend: fn(&mut Answer)| from_three_to(4).member_1(bend).refused();
     let all = [
         found(|answer| answer.leader = None),
-        found(|answer| answer.errors = vec!["alarm NOSPACE".into(), "alarm CORRUPT".into()]),
+        found(|answer| answer.errors = vec!["etcdserver: no leader".into()]),
         found(|answer| answer.cluster = Id(0xc2)),
         found(|answer| answer.member = Id(0x99)),
         found(|answer| answer.learner = true),
@@ -333,7 +352,7 @@ fn a_member_that_is_not_healthy() {
     let found: Vec<&str> = all.iter().map(|why| why.split(['(', ')']).nth(1).unwrap()).collect();
     insta::assert_snapshot!(found.join("\n"), @"
     puls8-etcd-1: knows no leader
-    puls8-etcd-1: reports alarm NOSPACE, alarm CORRUPT
+    puls8-etcd-1: reports etcdserver: no leader
     puls8-etcd-1: is in cluster 00000000000000c2, the record has 00000000000000c1
     puls8-etcd-1: answers as member 0000000000000099, the record has 0000000000000011
     puls8-etcd-1: is a learner, not yet a voting member
@@ -417,4 +436,123 @@ fn going_back_towards_the_record_is_admitted_while_members_are_sick() {
     leaving(4).admitted();
     leaving(5).admitted();
     insta::assert_snapshot!(leaving(2).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 2 is refused: another scale is under way: 3 asked for, 5 members verified. Members join and leave one scale at a time. Wait until etcd has 3 members, or go back: helm upgrade --set etcd.replicaCount=5.");
+}
+
+/// Each thing that keeps members from joining or leaving, on member 1.
+type Bend = fn(&mut Answer);
+
+fn alarm(answer: &mut Answer, kind: &str) {
+    answer.alarms.push(Alarm { member: id(1), kind: kind.into() });
+}
+
+const NO_SPACE: Bend = |answer| alarm(answer, "NOSPACE");
+const CORRUPT: Bend = |answer| alarm(answer, "CORRUPT");
+const OLDER: Bend = |answer| answer.version = "3.5.35".into();
+const BEHIND: Bend = |answer| answer.revision = -10_000;
+const NEAR_QUOTA: Bend = |answer| answer.db.size = 7 << 30;
+const LARGE: Bend = |answer| answer.db.size = 2 << 30;
+
+#[test]
+fn what_speaks_against_a_newcomer_though_everybody_is_healthy() {
+    let refused = |bend: Bend| from_three_to(4).member_1(bend).refused();
+    let all = [NO_SPACE, CORRUPT, OLDER, BEHIND, NEAR_QUOTA, LARGE].map(refused);
+    insta::assert_snapshot!(all.join("\n"), @"
+    scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: etcd has the alarm NOSPACE (puls8-etcd-1). It takes no writes until there is room again, and another count of members makes none. Make room (etcdctl compact, then etcdctl defrag, one member at a time) or raise the quota (etcd.quotaBackendBytes); then etcdctl alarm disarm, and ask again. To go on all the same: kubectl annotate --overwrite -n puls8 statefulset/puls8-etcd etcd-scaler.io/override='4: why', and ask again.
+    scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: etcd has the alarm CORRUPT (puls8-etcd-1). A member's data is not what the others have, and a change of members can leave the wrong ones in the majority. Find out which (hook validate --keys, docs/commands.md) and replace that member; then etcdctl alarm disarm, and ask again.
+    scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: the members run different versions of etcd (puls8-etcd-0 3.6.14, puls8-etcd-1 3.5.35, puls8-etcd-2 3.6.14). A newcomer is one of them, and what the newer writes the older may not understand. Finish the roll-out or take it back, so that all run one image, and ask again. To go on all the same: kubectl annotate --overwrite -n puls8 statefulset/puls8-etcd etcd-scaler.io/override='4: why', and ask again.
+    scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: puls8-etcd-1 is 10007 revisions behind puls8-etcd-2 (-10000 and 7). Until it has caught up it does not hold what was acknowledged, and a majority counts on it. Wait until it has (etcdctl endpoint status), or see what slows it down, and ask again. To go on all the same: kubectl annotate --overwrite -n puls8 statefulset/puls8-etcd etcd-scaler.io/override='4: why', and ask again.
+    scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: the database of puls8-etcd-1 is 7.5 GB, 87 % of its quota of 8.6 GB, the limit is 80 %. At its quota etcd takes no more writes, and a newcomer starts as full as the others are. Make room (etcdctl compact, then etcdctl defrag, one member at a time) or raise the quota (etcd.quotaBackendBytes), and ask again. To go on all the same: kubectl annotate --overwrite -n puls8 statefulset/puls8-etcd etcd-scaler.io/override='4: why', and ask again.
+    scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: the database of puls8-etcd-1 is 2.1 GB, and a newcomer's volume of 2.1 GB has to hold it and 134 MB of log. It would run full while the newcomer catches up. Make the database smaller (etcdctl compact, then etcdctl defrag, one member at a time), or give newcomers larger volumes (etcd.persistence.size), and ask again. To go on all the same: kubectl annotate --overwrite -n puls8 statefulset/puls8-etcd etcd-scaler.io/override='4: why', and ask again.
+    ");
+}
+
+#[test]
+fn what_speaks_against_a_scale_down_though_everybody_is_healthy() {
+    let to_two = |bend: Bend| from_three_to(2).member_1(bend);
+    let all = [NO_SPACE, CORRUPT, OLDER, BEHIND].map(|bend| to_two(bend).refused());
+    insta::assert_snapshot!(all.join("\n"), @"
+    scaling StatefulSet puls8/puls8-etcd from 3 to 2 is refused: etcd has the alarm NOSPACE (puls8-etcd-1). It takes no writes until there is room again, and another count of members makes none. Make room (etcdctl compact, then etcdctl defrag, one member at a time) or raise the quota (etcd.quotaBackendBytes); then etcdctl alarm disarm, and ask again. To go on all the same: kubectl annotate --overwrite -n puls8 statefulset/puls8-etcd etcd-scaler.io/override='2: why', and ask again.
+    scaling StatefulSet puls8/puls8-etcd from 3 to 2 is refused: etcd has the alarm CORRUPT (puls8-etcd-1). A member's data is not what the others have, and a change of members can leave the wrong ones in the majority. Find out which (hook validate --keys, docs/commands.md) and replace that member; then etcdctl alarm disarm, and ask again.
+    scaling StatefulSet puls8/puls8-etcd from 3 to 2 is refused: the members run different versions of etcd (puls8-etcd-0 3.6.14, puls8-etcd-1 3.5.35). Members restart on the way to one version, and fewer bear that worse. Finish the roll-out or take it back, so that all run one image, and ask again. To go on all the same: kubectl annotate --overwrite -n puls8 statefulset/puls8-etcd etcd-scaler.io/override='2: why', and ask again.
+    scaling StatefulSet puls8/puls8-etcd from 3 to 2 is refused: puls8-etcd-1 is 10007 revisions behind puls8-etcd-0 (-10000 and 7). Until it has caught up it does not hold what was acknowledged, and a majority counts on it. Wait until it has (etcdctl endpoint status), or see what slows it down, and ask again. To go on all the same: kubectl annotate --overwrite -n puls8 statefulset/puls8-etcd etcd-scaler.io/override='2: why', and ask again.
+    ");
+    for room in [NEAR_QUOTA, LARGE] {
+        to_two(room).admitted();
+    }
+    // Of who leaves nothing is asked.
+    for bend in [OLDER, BEHIND] {
+        from_three_to(1).member_1(bend).admitted();
+    }
+}
+
+#[test]
+fn the_nearest_that_is_still_admitted() {
+    let near: [Bend; 4] = [
+        |answer| answer.errors.clear(),
+        |answer| answer.revision = 7 - condition::MOST_APART,
+        |answer| (answer.db.size, answer.db.in_use) = ((2 << 30) - condition::LOG, 2 << 30),
+        |answer| (answer.db.size, answer.db.in_use, answer.db.quota) = (80 << 20, 79 << 20, Some(100 << 20)),
+    ];
+    for bend in near {
+        assert_eq!(from_three_to(4).member_1(bend).admitted().len(), 1);
+    }
+    // 1 % more, by the server's own word and by the StatefulSet's.
+    from_three_to(4)
+        .member_1(|answer| answer.db = Database { size: 81 << 20, in_use: 0, quota: Some(100 << 20) })
+        .refused();
+    from_three_to(4).member_1(|answer| answer.db.size = 81 << 20).with(|case| case.room.quota = 100 << 20).refused();
+    from_three_to(4).member_1(LARGE).with(|case| case.room.volume = None).admitted();
+}
+
+#[test]
+fn a_person_lifts_what_may_be_lifted_for_one_count() {
+    let with = |new, bend: Bend, text: &str| {
+        from_three_to(new).member_1(bend).with(|case| case.override_ = Some(Override::parse(text)))
+    };
+    for bend in [NO_SPACE, OLDER, BEHIND, LARGE] {
+        assert_eq!(with(4, bend, "4: it is known").lifted().len(), 1);
+    }
+    // One word is for everything that may be lifted.
+    assert_eq!(with(4, NEAR_QUOTA, "4: it is known").lifted().len(), 2);
+    insta::assert_snapshot!(with(4, NO_SPACE, "4: room comes tonight").lifted().join(""), @"etcd has the alarm NOSPACE (puls8-etcd-1); 4 members are wanted all the same: room comes tonight");
+    let refused = |text| with(4, NO_SPACE, text).refused().rsplit_once("ask again.").unwrap().1.to_owned();
+    insta::assert_snapshot!(["5: for another count", "4", "four: in words"].map(refused).join("\n"), @r#"
+    The annotation etcd-scaler.io/override is for 5.
+    And the annotation etcd-scaler.io/override is "4"; it has to be '<count>: <reason>'.
+    And the annotation etcd-scaler.io/override is "four: in words"; it has to be '<count>: <reason>'.
+    "#);
+    // Never, whatever a person says: corruption, a sick member, no cluster at all.
+    let corrupt = with(4, CORRUPT, "4: we know better").refused();
+    assert!(!corrupt.contains("To go on all the same"), "{corrupt}");
+    with(4, |answer| answer.leader = None, "4: it comes back").refused();
+    with(0, |_| {}, "0: stop").refused();
+}
+
+#[test]
+fn what_a_scale_up_has_verified_is_undone_whatever_speaks_against_it() {
+    let undone = |bend: Bend| {
+        from_three_to(3).member_1(bend).with(|case| {
+            case.old = 6;
+            case.record = Some(Ok(verified(4)));
+            case.answers.insert(3, Ok(healthy(3, 4)));
+            case.answers.values_mut().for_each(|answer| answer.as_mut().unwrap().list = healthy(3, 4).list);
+        })
+    };
+    for bend in [NO_SPACE, OLDER, BEHIND] {
+        undone(bend).admitted();
+    }
+    undone(CORRUPT).refused();
+}
+
+#[test]
+fn who_adds_members_is_told_of_what_may_harm_later() {
+    let told = |new, bend: Bend| from_three_to(new).member_1(bend).admitted();
+    let sparse: Bend = |answer| (answer.db.size, answer.db.in_use) = (200 << 20, 90 << 20);
+    insta::assert_snapshot!(told(5, sparse).join("\n"), @"the database of puls8-etcd-1 is 210 MB and 94 MB of it are in use: a newcomer copies all of it; etcdctl defrag, one member at a time, makes it small");
+    assert!(told(2, sparse).iter().all(|warning| !warning.contains("defrag")));
+    assert!(told(5, |answer| (answer.db.size, answer.db.in_use) = (60 << 20, 1)).is_empty());
+    let old = from_three_to(5).with(|case| {
+        case.answers.values_mut().for_each(|answer| answer.as_mut().unwrap().version = "3.5.16".into());
+    });
+    insta::assert_snapshot!(old.admitted().join("\n"), @"etcd 3.5.16 does not keep a promotion where 3.6 looks for it: go to 3.5.20 or later and let every member run it before 3.6 (etcd-io/etcd#19563)");
 }

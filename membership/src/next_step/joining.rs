@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::ending::or_go_back;
 use super::{Limits, Step, everybody_answers, gap, trouble};
+use crate::guard::condition::{Way, concerns};
 use crate::names::{MOST_MEMBERS, Ordinal};
 use crate::observed::{Agreed, Answer, ListedMember, Observed, Pod};
 use crate::record::{Permission, Record, State};
@@ -224,6 +225,17 @@ pub(super) fn newcomer(
             let why = format!("it was permitted to start as {id}, which is no member now");
             return Err(Step::Renew(ordinal, waiting.uid.clone(), why));
         }
+    }
+    let lifted = seen.override_.as_ref().is_some_and(|it| it.count == seen.desired);
+    let mut concerns = concerns(&seen.target, &seen.answers, seen.room, Way::Up).into_iter();
+    if let Some(concern) = concerns.find(|concern| !(lifted && concern.liftable)) {
+        return Err(Step::Fail(format!(
+            "{}. {} So {pod} was not added. {}{}",
+            concern.found,
+            concern.why,
+            concern.way_out,
+            or_go_back(seen, ordinal)
+        )));
     }
     if limits.left < limits.join {
         return Err(Step::Fail(format!(

@@ -22,6 +22,10 @@ pub(super) const BITNAMI_RUN: &str = "/opt/bitnami/scripts/etcd/run.sh";
 /// On a directory with data etcd does not read the list (run: `all::lost_disk`).
 pub(super) const NO_START_WITHOUT_DATA: &str =
     "no-start-without-data=http://a-member-that-lost-its-disk-must-not-start-empty.invalid:2380";
+/// The limit of the database, in bytes.
+const QUOTA: &str = "ETCD_QUOTA_BACKEND_BYTES";
+/// The same as an argument, which etcd prefers to the environment.
+const QUOTA_FLAG: &str = "--quota-backend-bytes";
 const MANAGED: [&str; 2] = [INITIAL_CLUSTER, INITIAL_CLUSTER_STATE];
 
 /// The index of the etcd container in a pod spec.
@@ -88,6 +92,19 @@ pub(super) fn set(edit: &mut Edit, container: &[&str], name: &str, value: &str) 
 /// The initial cluster of a template that pods may be made from while no webhook is there to prepare them.
 pub(super) fn without_start_on_no_data(peers: &str) -> String {
     format!("{peers},{NO_START_WITHOUT_DATA}")
+}
+
+/// The quota that a container sets; `None`: none that is written here.
+pub(super) fn quota(container: &Value) -> Option<u64> {
+    let words: Vec<&str> =
+        ["command", "args"].iter().flat_map(|key| list(container, &[key])).filter_map(Value::as_str).collect();
+    let flag = words.iter().enumerate().find_map(|(at, word)| match word.strip_prefix(QUOTA_FLAG)? {
+        "" => words.get(at + 1).copied(),
+        rest => rest.strip_prefix('='),
+    });
+    let env = list(container, &["env"]);
+    let entry = || named(env, QUOTA).and_then(|index| text(&env[index], &["value"]));
+    flag.or_else(entry)?.parse().ok()
 }
 
 /// The managed entries of a container's environment by name, `null` where there is none.

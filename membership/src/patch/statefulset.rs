@@ -14,10 +14,12 @@ use json_patch::Patch;
 use serde_json::{Map, Value};
 
 use super::{Edit, annotation, env, get, ownership, text};
+use crate::guard::condition::{DEFAULT_QUOTA, Override, Room};
 use crate::guard::reset::OnReset;
-use crate::names::{KEPT_PARTITION, LEAVING, LEFT, ON_RESET, Ordinal, RECORD, SCALED_TO, STOP, Target};
+use crate::names::{KEPT_PARTITION, LEAVING, LEFT, ON_RESET, OVERRIDE, Ordinal, RECORD, SCALED_TO, STOP, Target};
 use crate::observed::{self, Answered};
 use crate::record::{ParseRecordError, Record, State};
+use crate::size::quantity;
 
 /// `spec.replicas`, 1 where it is absent as the API server has it.
 #[must_use]
@@ -63,6 +65,23 @@ pub fn on_reset(object: &Value) -> Option<OnReset> {
 #[must_use]
 pub fn may_stop(object: &Value) -> bool {
     annotation(object, STOP) == Some("true")
+}
+
+/// The limits that it sets: the quota of its etcd container, and the size of the claims it makes.
+#[must_use]
+pub fn room(object: &Value, target: &Target) -> Room {
+    let spec = get(object, &["spec", "template", "spec"]).unwrap_or(&Value::Null);
+    let container = env::container(spec, &target.container).map(|index| &super::list(spec, &["containers"])[index]);
+    let quota = container.and_then(env::quota).filter(|&quota| quota > 0);
+    let claim = ["spec", "volumeClaimTemplates", "0", "spec", "resources", "requests", "storage"];
+    Room { quota: quota.unwrap_or(DEFAULT_QUOTA), volume: text(object, &claim).and_then(quantity) }
+}
+
+/// A person's word that one count is wanted though something speaks against it; an error where it
+/// cannot be understood.
+#[must_use]
+pub fn override_of(object: &Value) -> Option<Result<Override, String>> {
+    annotation(object, OVERRIDE).map(Override::parse)
 }
 
 /// Whether the claim of a pod that is scaled away goes with it.

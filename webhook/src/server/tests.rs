@@ -46,6 +46,8 @@ fn answers() -> BTreeMap<u32, Answered> {
         raft_index: 1,
         applied_index: 1,
         errors: Vec::new(),
+        alarms: Vec::new(),
+        db: membership::observed::Database::default(),
         list: Some(list.clone()),
     };
     (0..3).map(|o| (o, Ok(answer(o)))).collect()

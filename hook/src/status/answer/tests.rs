@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::documented::documented;
-use membership::observed::ListedMember;
+use membership::observed::{Database, ListedMember};
 use membership::world::puls8;
 
 /// A cluster with everything that a status can show.
@@ -13,15 +13,14 @@ fn seen() -> Seen {
         leader: Some(Id(1)),
         learner,
         version: "3.6.16".into(),
-        db_size: 2_097_152,
-        db_in_use: 1_048_576,
-        db_quota: Some(8_589_934_592),
+        db: Database { size: 2_097_152, in_use: 1_048_576, quota: Some(8_589_934_592) },
         revision: 41,
         raft_index: 60,
         applied_index: applied,
         errors: Vec::new(),
     };
-    let full = Status { errors: vec!["memberID:2 alarm:NOSPACE".into()], db_quota: None, ..status(2, false, 58) };
+    let mut full = Status { errors: vec!["memberID:2 alarm:NOSPACE".into()], ..status(2, false, 58) };
+    full.db.quota = None;
     let listed = |id: u64, name: &str, learner: bool| ListedMember {
         id: Id(id),
         name: name.into(),

@@ -357,6 +357,8 @@ fn answering(members: u32) -> BTreeMap<Ordinal, Answered> {
         raft_index: 1,
         applied_index: 1,
         errors: Vec::new(),
+        alarms: Vec::new(),
+        db: crate::observed::Database::default(),
         list: Some(list.clone()),
     };
     (0..members).map(|o| (o, Ok(answer(o)))).collect()
