@@ -156,7 +156,7 @@ impl Apply<'_> {
         }
     }
 
-    async fn remove(
+    pub(crate) async fn remove(
         &self,
         ordinal: Ordinal,
         id: Id,
@@ -304,7 +304,7 @@ impl Apply<'_> {
         Ok(Applied::Done)
     }
 
-    async fn delete_pod(
+    pub(crate) async fn delete_pod(
         &self,
         ordinal: Ordinal,
         uid: &str,
@@ -398,14 +398,14 @@ impl Apply<'_> {
 }
 
 /// What is told of a removal.
-struct Told {
-    reason: &'static str,
-    note: String,
-    trouble: bool,
+pub(crate) struct Told {
+    pub(crate) reason: &'static str,
+    pub(crate) note: String,
+    pub(crate) trouble: bool,
 }
 
 /// Not found, or not the one that was meant: somebody was faster, and the next look tells.
-fn is_gone<T>(answer: &kube::Result<T>) -> Option<String> {
+pub(crate) fn is_gone<T>(answer: &kube::Result<T>) -> Option<String> {
     match answer {
         Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Some(status.message.clone()),
         _ => None,

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use flags::{TargetArgs, VolumeArgs};
-use membership::names::Target;
+use membership::names::{Ordinal, Target};
 use membership::record::Id;
+use membership::replace::Asked;
 
 use crate::drift::{self, Decision};
 use crate::report::LogTo;
-use crate::{admit, leave, preflight, report, scale, snapshot, status, validate};
+use crate::{admit, leave, preflight, replace, report, scale, snapshot, status, validate};
 
 /// Scales an etcd StatefulSet safely.
 #[derive(Debug, Parser)]
@@ -52,6 +53,8 @@ enum Command {
     /// After the whole cluster was replaced by another one: drop the record, so that the next run
     /// writes it from what answers.
     Forget(Decided),
+    /// A member that is lost leaves etcd with its pod, claim and volume, and its ordinal joins anew.
+    Replace(Replace),
     /// Before an upgrade: are the members healthy, and would the change be admitted?
     Preflight(Preflight),
     /// Before an uninstall: give a StatefulSet that stays back as its own chart has it.
@@ -111,6 +114,18 @@ struct Decided {
     /// something to do.
     #[arg(long)]
     yes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+struct Replace {
+    #[command(flatten)]
+    decided: Decided,
+    /// The ordinal of the member, as in its pod's name.
+    #[arg(long)]
+    ordinal: Ordinal,
+    /// Also when the member serves: its data is known to be wrong.
+    #[arg(long)]
+    even_if_it_serves: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -248,6 +263,9 @@ impl Args {
                 return drift::run(Decision::Reconcile, scale.run(), yes).await;
             }
             Command::Forget(Decided { scale, yes }) => return drift::run(Decision::Forget, scale.run(), yes).await,
+            Command::Replace(Replace { decided: Decided { scale, yes }, ordinal, even_if_it_serves }) => {
+                return replace::run(Asked { ordinal, even_if_it_serves }, scale.run(), yes).await;
+            }
             Command::Preflight(Preflight { target, manifest, lease, deadline }) => {
                 let target = target.target();
                 let lease = lease_of(lease, &target);

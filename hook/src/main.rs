@@ -15,6 +15,7 @@ mod objects;
 mod observe;
 mod pods;
 mod preflight;
+mod replace;
 mod report;
 mod scale;
 mod serving;

@@ -237,12 +237,12 @@ fn deadline_error(seen: &Observed, waits: &Waits, step: &Step) -> anyhow::Error 
 
 /// What is being waited for, said once and then now and again.
 #[derive(Default)]
-struct Waits {
+pub(crate) struct Waits {
     what: Option<(String, Instant, Instant)>,
 }
 
 impl Waits {
-    fn say(&mut self, what: &str) {
+    pub(crate) fn say(&mut self, what: &str) {
         let now = Instant::now();
         match &mut self.what {
             Some((said, since, last)) if said == what => {
@@ -258,7 +258,7 @@ impl Waits {
         }
     }
 
-    fn over(&mut self) {
+    pub(crate) fn over(&mut self) {
         self.what = None;
     }
 

@@ -150,6 +150,35 @@ pub async fn free(objects: &Objects, plan: &VolumePlan, claim: &str, ordinal: Or
     wake(objects, plan, claim, ordinal).await
 }
 
+/// The UID of the volume that was made for a claim, if it is there.
+///
+/// # Errors
+/// When the API server did not tell.
+pub async fn made_for(
+    objects: &Objects,
+    target: &Target,
+    plan: &VolumePlan,
+    claim: &str,
+    ordinal: Ordinal,
+) -> anyhow::Result<Option<String>> {
+    let name = plan.name(ordinal);
+    let found = objects.volumes.get_opt(&name).await.with_context(|| format!("failed to read volume {name}"))?;
+    let ours = |volume: &PersistentVolume| {
+        let reserved = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+        reserved.is_some_and(|reserved| {
+            reserved.name.as_deref() == Some(claim) && reserved.namespace.as_deref() == Some(target.namespace.as_str())
+        })
+    };
+    Ok(found.filter(ours).and_then(|volume| volume.metadata.uid))
+}
+
+/// Whether a node's kubelet says that it is Ready.
+#[must_use]
+pub fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
 /// Deletes the volume that was made for a claim, if it is there; whether it was.
 ///
 /// # Errors
@@ -162,14 +191,7 @@ pub async fn remove(
     ordinal: Ordinal,
 ) -> anyhow::Result<bool> {
     let name = plan.name(ordinal);
-    let found = objects.volumes.get_opt(&name).await.with_context(|| format!("failed to read volume {name}"))?;
-    let ours = |volume: &PersistentVolume| {
-        let reserved = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
-        reserved.is_some_and(|reserved| {
-            reserved.name.as_deref() == Some(claim) && reserved.namespace.as_deref() == Some(target.namespace.as_str())
-        })
-    };
-    let Some(uid) = found.filter(ours).and_then(|volume| volume.metadata.uid) else { return Ok(false) };
+    let Some(uid) = made_for(objects, target, plan, claim, ordinal).await? else { return Ok(false) };
     match objects.volumes.delete(&name, &this_one(&uid)).await {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(false),

@@ -15,6 +15,7 @@ pub mod observed;
 pub mod patch;
 pub mod quorum;
 pub mod record;
+pub mod replace;
 pub mod serving;
 pub mod size;
 pub mod snapshot;
