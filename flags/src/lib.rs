@@ -101,11 +101,20 @@ pub struct VolumeArgs {
 
 /// What becomes of a claim when its member was removed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Claims {
+pub enum Claims {
     /// It stays, with the data.
     Keep,
     /// It is deleted after its member and its pod are gone.
     Delete,
+}
+
+impl From<Claims> for OnScaleDown {
+    fn from(claims: Claims) -> Self {
+        match claims {
+            Claims::Keep => Self::Keep,
+            Claims::Delete => Self::Delete,
+        }
+    }
 }
 
 impl VolumeArgs {
@@ -130,10 +139,7 @@ impl VolumeArgs {
             reclaim_policy: pv_reclaim_policy,
             pin: pv_pin,
             bound_by_controller: pv_bound_by_controller,
-            on_scale_down: match on_scale_down {
-                Claims::Keep => OnScaleDown::Keep,
-                Claims::Delete => OnScaleDown::Delete,
-            },
+            on_scale_down: on_scale_down.into(),
             release,
             release_namespace,
         }

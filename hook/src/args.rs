@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use flags::{TargetArgs, VolumeArgs};
+use flags::{Claims, TargetArgs, VolumeArgs};
 use membership::names::{Ordinal, Target};
 use membership::record::Id;
 use membership::replace::Asked;
 
 use crate::drift::{self, Decision};
 use crate::report::LogTo;
-use crate::{admit, leave, preflight, replace, report, scale, snapshot, status, validate};
+use crate::{admit, leave, plan, preflight, replace, report, scale, snapshot, status, validate};
 
 /// Scales an etcd StatefulSet safely.
 #[derive(Debug, Parser)]
@@ -63,6 +63,8 @@ enum Command {
     Validate(Validate),
     /// Members, record, and what is running.
     Status(Status),
+    /// What a scale would do, and whether it would be admitted.
+    Plan(Plan),
     /// Save etcd's database into a file that etcdutl restores.
     Snapshot(Snapshot),
     /// In a joining pod: wait until the Job permits etcd to start.
@@ -198,6 +200,24 @@ struct Status {
 }
 
 #[derive(Debug, ClapArgs)]
+struct Plan {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// The count that is asked about.
+    #[arg(long)]
+    replicas: u32,
+    /// What becomes of the claim of a member that was removed.
+    #[arg(long, env = "ETCD_SCALER_ON_SCALE_DOWN", default_value = "keep")]
+    on_scale_down: Claims,
+    /// How the answer is written.
+    #[arg(short, long, default_value = "table")]
+    output: Output,
+    /// It ends after this time.
+    #[arg(long, env = "ETCD_SCALER_DEADLINE", default_value = "30s", value_parser = humantime::parse_duration)]
+    deadline: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
 struct Snapshot {
     #[command(flatten)]
     target: TargetArgs,
@@ -245,7 +265,7 @@ impl Args {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let Self { command, log: Log { log_format, log_filter } } = self;
         let to = match command {
-            Command::Validate(_) | Command::Status(_) => LogTo::Stderr,
+            Command::Validate(_) | Command::Status(_) | Command::Plan(_) => LogTo::Stderr,
             _ => LogTo::Stdout,
         };
         report::log(to, log_format, &log_filter)?;
@@ -257,6 +277,10 @@ impl Args {
                 let target = target.target();
                 let lease = lease_of(lease, &target);
                 return Ok(status::run(target, &lease, deadline, output).await);
+            }
+            Command::Plan(Plan { target, replicas, on_scale_down, output, deadline }) => {
+                let asked = plan::Asked { replicas, on_scale_down: on_scale_down.into() };
+                return Ok(plan::run(target.target(), asked, deadline, output).await);
             }
             Command::Scale(scale) => scale::run(scale.run()).await?,
             Command::Reconcile(Decided { scale, yes }) => {

@@ -13,6 +13,7 @@ mod lease;
 mod leave;
 mod objects;
 mod observe;
+mod plan;
 mod pods;
 mod preflight;
 mod replace;

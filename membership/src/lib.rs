@@ -12,6 +12,7 @@ pub mod guard;
 pub mod names;
 pub mod next_step;
 pub mod observed;
+pub mod outline;
 pub mod patch;
 pub mod quorum;
 pub mod record;
