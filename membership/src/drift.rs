@@ -45,9 +45,17 @@ pub enum Plan {
 /// The one command line that runs a subcommand of the hook, as a Job from the CronJob's template.
 #[must_use]
 pub fn command(target: &Target, subcommand: &str) -> String {
+    command_with(target, subcommand, &[])
+}
+
+/// The same, with options.
+#[must_use]
+pub fn command_with(target: &Target, subcommand: &str, options: &[&str]) -> String {
     let Target { namespace, cronjob, .. } = target;
+    let words: Vec<String> = ["/hook", subcommand].iter().chain(options).map(|word| format!("\"{word}\"")).collect();
     format!(
-        "kubectl -n {namespace} create job {subcommand} --from=cronjob/{cronjob} --dry-run=client -o json | kubectl patch --local -f - --type=json -p '[{{\"op\":\"replace\",\"path\":\"/spec/template/spec/containers/0/command\",\"value\":[\"/hook\",\"{subcommand}\"]}}]' -o json | kubectl -n {namespace} create -f -"
+        "kubectl -n {namespace} create job {subcommand} --from=cronjob/{cronjob} --dry-run=client -o json | kubectl patch --local -f - --type=json -p '[{{\"op\":\"replace\",\"path\":\"/spec/template/spec/containers/0/command\",\"value\":[{}]}}]' -o json | kubectl -n {namespace} create -f -",
+        words.join(",")
     )
 }
 

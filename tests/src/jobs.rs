@@ -62,9 +62,17 @@ impl Release {
             line = line.replace(&format!("create job {subcommand} "), &format!("create job {job} "));
             line = line.replace(&format!("\"{subcommand}\"]"), &format!("\"{subcommand}\",\"--yes\"]"));
         }
-        self.kubectl(&["delete", "job", &job, "--ignore-not-found"]).await?;
-        run("sh", ["-c", &line], "", JOB).await?.ok()?;
-        until("the Job has ended", JOB, async || self.ended_pod(&job).await).await
+        self.run_line(&line, &job).await
+    }
+
+    /// Runs a command line that makes a Job of this name; how its pod ended.
+    ///
+    /// # Errors
+    /// When the line fails, or the Job does not end.
+    pub async fn run_line(&self, line: &str, job: &str) -> anyhow::Result<JobPod> {
+        self.kubectl(&["delete", "job", job, "--ignore-not-found"]).await?;
+        run("sh", ["-c", line], "", JOB).await?.ok()?;
+        until("the Job has ended", JOB, async || self.ended_pod(job).await).await
     }
 
     /// Runs the `etcdctl member remove` that a refusal names, to the letter.

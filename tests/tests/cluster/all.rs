@@ -11,6 +11,7 @@ mod lost_disk;
 mod minds;
 mod outages;
 mod recreated;
+mod replace;
 mod rollout;
 mod snapshot;
 mod validation;

@@ -1,0 +1,102 @@
+//! A member that is lost is replaced, by README's command line run to the letter.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use tests::cluster::{is_bed, top};
+use tests::disk::Start;
+use tests::faults::{kill_node, start_node};
+use tests::jobs::JobPod;
+use tests::load::Load;
+use tests::process::until;
+use tests::release::{Helm, Ran, Release, Storage, now};
+use tests::scenario;
+
+use crate::said::said;
+use crate::ways::{Way, change};
+
+type Result = anyhow::Result<()>;
+
+/// A Job, a join, and the time until Kubernetes gives a dead node's pod up, on a busy machine.
+const REPLACED: Duration = Duration::from_secs(300);
+/// The exit code of a plan that has something to do.
+const TO_DO: i64 = 3;
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_member_on_an_emptied_disk_is_replaced() -> Result {
+    if !is_bed() {
+        println!("not the test bed: no disk can be emptied");
+        return Ok(());
+    }
+    scenario::run("replace-disk", Helm::V4, async |release| {
+        release.install(3, &[]).await?;
+        let load = Load::start(release).await?;
+        let healthy = replace(release, 1, "", "replace-healthy").await?;
+        ensure!(healthy.exit_code == 1, "a member that serves: {healthy:?}");
+        said(release, "replace-healthy", &healthy.message);
+        let lost = release.lose_disk(1, Start::Container).await?;
+        release.refuses_to_start(&lost, Some(0)).await?;
+        is_replaced(release, &load, 1).await
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_member_whose_node_is_gone_comes_back_on_another_with_helm_3() -> Result {
+    if !is_bed() {
+        println!("not the test bed: no node can be killed");
+        return Ok(());
+    }
+    let release = Release::of("replace-node", Helm::V3).on(Storage::Provisioned);
+    scenario::run_alone(release, async |release| {
+        release.install(3, &[]).await?;
+        let load = Load::start(release).await?;
+        let node = release.pods().await?[&release.pod(2)].node.clone();
+        kill_node(&node).await?;
+        let replaced = is_replaced(release, &load, 2).await;
+        let after = release.pods().await?[&release.pod(2)].node.clone();
+        start_node(&node).await?;
+        replaced?;
+        ensure!(after != node, "it is on {node} again, which is dead");
+        release.is_settled(3).await
+    })
+    .await
+}
+
+/// The plan, which changes nothing, and then the replacement; the others are left alone.
+async fn is_replaced(release: &Release, load: &Load<'_>, ordinal: usize) -> Result {
+    let (mut staying, name) = (release.pods().await?, release.pod(ordinal));
+    let lost = staying.remove(&name).with_context(|| format!("{name} is not there"))?;
+    let old = release.members_seen_by(0).await?.into_iter().find(|member| member.name == name);
+    let old = old.with_context(|| format!("{name} is no member"))?.id;
+    let before = (release.record().await?, release.members_seen_by(0).await?);
+    let plan = replace(release, ordinal, "", "replace-plan").await?;
+    ensure!(plan.exit_code == TO_DO && plan.message.contains(&old), "the plan is {plan:?}");
+    said(release, "replace-plan", &plan.message);
+    ensure!(before == (release.record().await?, release.members_seen_by(0).await?), "the plan changed something");
+    let from = now();
+    let done = replace(release, ordinal, ",\"--yes\"", "replace-yes").await?;
+    ensure!(done.exit_code == 0, "it ended with {done:?}");
+    until("it has joined again", REPLACED, async || release.is_settled(3).await).await?;
+    release.say(&format!("{name} is replaced in {} s: {}", done.seconds, done.message));
+    let (pods, members) = (release.pods().await?, release.members().await?);
+    ensure!(pods[&name].uid != lost.uid, "{name} was not made again");
+    ensure!(members.iter().all(|member| member.id != old), "member {old} is back: {members:?}");
+    release.kept(&staying).await?;
+    let up = change(release, Way::Scale, 4, &[]).await?;
+    release.kept(&staying).await?;
+    load.lost_nothing(4, &Ran { from, ..up }).await.map(drop)
+}
+
+/// README's command line, with this release's names; how its Job ended.
+async fn replace(release: &Release, ordinal: usize, options: &str, job: &str) -> anyhow::Result<JobPod> {
+    let readme = std::fs::read_to_string(top().join("README.md")).context("no README.md")?;
+    let words = "\"--ordinal=1\"";
+    let line = readme.lines().find(|line| line.contains(words)).context("README.md has no such command")?;
+    let line = line.trim_start_matches("$ ").replace(words, &format!("\"--ordinal={ordinal}\"{options}"));
+    let line = line.replace("puls8-etcd-scaler", &format!("{}-etcd-scaler", release.name));
+    let line = line.replace("-n puls8", &format!("-n {}", release.namespace));
+    release.run_line(&line.replace("create job replace ", &format!("create job {job} ")), job).await
+}
