@@ -12,6 +12,7 @@ use membership::record::Id;
 use membership::replace::Asked;
 
 use crate::drift::{self, Decision};
+use crate::pools::DiskPools;
 use crate::report::LogTo;
 use crate::{admit, leave, plan, preflight, replace, report, scale, snapshot, status, validate};
 
@@ -90,6 +91,8 @@ struct Scale {
     target: TargetArgs,
     #[command(flatten)]
     volumes: VolumeArgs,
+    #[command(flatten)]
+    pools: PoolArgs,
     /// What started this run.
     #[arg(long, env = "ETCD_SCALER_TRIGGER", default_value = "manual")]
     trigger: Trigger,
@@ -131,9 +134,29 @@ struct Replace {
 }
 
 #[derive(Debug, ClapArgs)]
+struct PoolArgs {
+    /// The namespace of Mayastor's DiskPools [default: the StatefulSet's].
+    #[arg(long, env = "ETCD_SCALER_DISK_POOLS_NAMESPACE")]
+    disk_pools_namespace: Option<String>,
+    /// Members join only where there are DiskPools.
+    #[arg(long, env = "ETCD_SCALER_DISK_POOLS_REQUIRED", default_value = "false", action = clap::ArgAction::Set)]
+    disk_pools_required: bool,
+}
+
+impl PoolArgs {
+    fn pools(self, target: &Target) -> DiskPools {
+        let namespace = self.disk_pools_namespace.filter(|it| !it.is_empty());
+        let namespace = namespace.unwrap_or_else(|| target.namespace.clone());
+        DiskPools { namespace, required: self.disk_pools_required }
+    }
+}
+
+#[derive(Debug, ClapArgs)]
 struct Preflight {
     #[command(flatten)]
     target: TargetArgs,
+    #[command(flatten)]
+    pools: PoolArgs,
     /// The StatefulSet as the release will have it, in JSON.
     #[arg(long, env = "ETCD_SCALER_MANIFEST")]
     manifest: PathBuf,
@@ -290,10 +313,10 @@ impl Args {
             Command::Replace(Replace { decided: Decided { scale, yes }, ordinal, even_if_it_serves }) => {
                 return replace::run(Asked { ordinal, even_if_it_serves }, scale.run(), yes).await;
             }
-            Command::Preflight(Preflight { target, manifest, lease, deadline }) => {
+            Command::Preflight(Preflight { target, pools, manifest, lease, deadline }) => {
                 let target = target.target();
-                let lease = lease_of(lease, &target);
-                preflight::run(target, &manifest, &lease, deadline).await?;
+                let (lease, pools) = (lease_of(lease, &target), pools.pools(&target));
+                preflight::run(target, &pools, &manifest, &lease, deadline).await?;
             }
             Command::Leave(Leave { target, lease, deadline }) => {
                 let target = target.target();
@@ -313,10 +336,10 @@ impl Args {
 
 impl Scale {
     fn run(self) -> scale::Run {
-        let Self { target, volumes, trigger, deadline, join_deadline, lease, pod_name } = self;
+        let Self { target, volumes, pools, trigger, deadline, join_deadline, lease, pod_name } = self;
         let target = target.target();
-        let lease = lease_of(lease, &target);
-        scale::Run { target, plan: volumes.plan(), trigger, deadline, join_deadline, lease, pod_name }
+        let (lease, pools) = (lease_of(lease, &target), pools.pools(&target));
+        scale::Run { target, plan: volumes.plan(), pools, trigger, deadline, join_deadline, lease, pod_name }
     }
 }
 

@@ -15,6 +15,7 @@ mod objects;
 mod observe;
 mod plan;
 mod pods;
+mod pools;
 mod preflight;
 mod replace;
 mod report;

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::immutable;
 use crate::objects::{Objects, patiently, reference, replicas};
 use crate::observe::{adopt, record};
+use crate::pools::DiskPools;
 use crate::report::{self, Reports};
 use crate::unused;
 use crate::volumes::claim_name;
@@ -31,7 +32,13 @@ const PATIENCE: Duration = Duration::from_secs(8);
 ///
 /// # Errors
 /// Why the upgrade must not go on.
-pub async fn run(mut target: Target, manifest: &Path, lease: &str, deadline: Duration) -> anyhow::Result<()> {
+pub async fn run(
+    mut target: Target,
+    pools: &DiskPools,
+    manifest: &Path,
+    lease: &str,
+    deadline: Duration,
+) -> anyhow::Result<()> {
     let end = Instant::now() + deadline;
     let text = std::fs::read_to_string(manifest).with_context(|| format!("failed to read {}", manifest.display()))?;
     let rendered: StatefulSet =
@@ -54,6 +61,7 @@ pub async fn run(mut target: Target, manifest: &Path, lease: &str, deadline: Dur
             // Who is to go may be gone already; whether it may go is the guard's to say.
             all_healthy(&target, from.min(to), end).await?;
         }
+        pools.check(&objects.client, &live, to).await?;
         anyhow::Ok(None)
     };
     let checked = match tokio::time::timeout_at(end, checked).await {

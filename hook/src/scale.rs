@@ -21,8 +21,9 @@ use crate::apply::{Applied, Apply};
 use crate::args::Trigger;
 use crate::failpoint::{self, Failpoint};
 use crate::lease::Lease;
-use crate::objects::{Objects, is_passing, patiently, reference};
+use crate::objects::{Objects, is_passing, patiently, reference, replicas};
 use crate::observe::{Observer, adopt, record};
+use crate::pools::DiskPools;
 use crate::report::{self, Reports};
 use crate::serving::permit;
 
@@ -44,6 +45,8 @@ pub struct Run {
     pub target: Target,
     /// How volumes are made.
     pub plan: VolumePlan,
+    /// What is looked at before members join.
+    pub pools: DiskPools,
     /// Who started it.
     pub trigger: Trigger,
     /// For everything.
@@ -61,7 +64,7 @@ pub struct Run {
 /// # Errors
 /// Why it is not done, in one line.
 pub async fn run(run: Run) -> anyhow::Result<()> {
-    let Run { mut target, plan, trigger, deadline, join_deadline, lease, pod_name } = run;
+    let Run { mut target, plan, pools, trigger, deadline, join_deadline, lease, pod_name } = run;
     let started = Instant::now();
     info!(
         "etcd-scaler {} for {target}, started by {trigger:?}, deadline {} s",
@@ -77,7 +80,12 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     patiently(end, || keep_the_copies(&objects, &target, &lease)).await?;
     failpoint::at(Failpoint::LeaseTaken, &lease).await;
     let work = Work { objects: &objects, reports: &reports, plan: &plan, join_deadline, end };
-    let outcome = match work.until_done(&mut target, &mut lease).await {
+    let looked = pools.check(&objects.client, &statefulset, replicas(&statefulset)).await;
+    let worked = match looked {
+        Ok(()) => work.until_done(&mut target, &mut lease).await,
+        Err(error) => Err(error),
+    };
+    let outcome = match worked {
         Ok(desired) => {
             failpoint::at(Failpoint::BeforeValidation, &lease).await;
             validate(&target, desired, &reports).await

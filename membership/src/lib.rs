@@ -14,6 +14,7 @@ pub mod next_step;
 pub mod observed;
 pub mod outline;
 pub mod patch;
+pub mod pools;
 pub mod quorum;
 pub mod record;
 pub mod replace;

@@ -36,6 +36,7 @@ template:
           - --join-deadline={{ int $hook.joinDeadlineSeconds }}s
           - --lease={{ include "etcd-scaler.lease" $root }}
           {{- include "etcd-scaler.volume-args" $root | nindent 10 }}
+          {{- include "etcd-scaler.hook.pools-args" $root | nindent 10 }}
         env:
           {{- include "etcd-scaler.hook.env" $root | nindent 10 }}
           # Not an argument, so that the launcher can give its own.
@@ -59,6 +60,49 @@ app.kubernetes.io/name: etcd-scaler
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: hook
 etcd-scaler.io/target: {{ include "etcd-scaler.target" . }}
+{{- end -}}
+
+{{- define "etcd-scaler.hook.pools-args" -}}
+- --disk-pools-namespace={{ include "etcd-scaler.hook.pools-namespace" . }}
+- --disk-pools-required={{ .Values.diskPools.required }}
+{{- end -}}
+
+{{- define "etcd-scaler.hook.pools-namespace" -}}
+{{ default .Release.Namespace .Values.diskPools.namespace }}
+{{- end -}}
+
+{{- /* The right to look at DiskPools, where they are. Input: root, account, annotations (or nothing). */ -}}
+{{- define "etcd-scaler.hook.pools-rights" -}}
+{{- $name := printf "%s-%s" .account .root.Release.Namespace -}}
+{{- range $kind := list "Role" "RoleBinding" }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ $kind }}
+metadata:
+  name: {{ $name }}
+  namespace: {{ include "etcd-scaler.hook.pools-namespace" $.root }}
+  labels:
+    {{- include "etcd-scaler.labels" $.root | nindent 4 }}
+  {{- with $.annotations }}
+  annotations:
+    {{- . | nindent 4 }}
+  {{- end }}
+{{- if eq $kind "Role" }}
+rules:
+  - apiGroups: [openebs.io]
+    resources: [diskpools]
+    verbs: [list]
+{{- else }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
+  name: {{ $name }}
+subjects:
+  - kind: ServiceAccount
+    name: {{ $.account }}
+    namespace: {{ $.root.Release.Namespace }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "etcd-scaler.hook.env" -}}
