@@ -11,6 +11,7 @@ use membership::names::{Ordinal, Target};
 use membership::record::Id;
 use membership::replace::Asked;
 
+use crate::before::{Before, Snapshots};
 use crate::drift::{self, Decision};
 use crate::pools::DiskPools;
 use crate::report::LogTo;
@@ -92,7 +93,7 @@ struct Scale {
     #[command(flatten)]
     volumes: VolumeArgs,
     #[command(flatten)]
-    pools: PoolArgs,
+    before: BeforeArgs,
     /// What started this run.
     #[arg(long, env = "ETCD_SCALER_TRIGGER", default_value = "manual")]
     trigger: Trigger,
@@ -134,20 +135,33 @@ struct Replace {
 }
 
 #[derive(Debug, ClapArgs)]
-struct PoolArgs {
+struct BeforeArgs {
     /// The namespace of Mayastor's DiskPools [default: the StatefulSet's].
     #[arg(long, env = "ETCD_SCALER_DISK_POOLS_NAMESPACE")]
     disk_pools_namespace: Option<String>,
     /// Members join only where there are DiskPools.
     #[arg(long, env = "ETCD_SCALER_DISK_POOLS_REQUIRED", default_value = "false", action = clap::ArgAction::Set)]
     disk_pools_required: bool,
+    /// The directory in which a snapshot is kept before members change [default: none is taken].
+    #[arg(long, env = "ETCD_SCALER_BEFORE_SNAPSHOT_DIR")]
+    before_snapshot_dir: Option<PathBuf>,
+    /// Of this cluster's snapshots the newest so many stay then, at least 1 [default: all].
+    #[arg(long, env = "ETCD_SCALER_BEFORE_SNAPSHOT_KEEP")]
+    before_snapshot_keep: Option<NonZeroUsize>,
+    /// None is taken when there is one of this cluster that is not older and not damaged.
+    #[arg(long, env = "ETCD_SCALER_BEFORE_SNAPSHOT_MAX_AGE", default_value = "10m", value_parser = humantime::parse_duration)]
+    before_snapshot_max_age: Duration,
 }
 
-impl PoolArgs {
-    fn pools(self, target: &Target) -> DiskPools {
+impl BeforeArgs {
+    fn before(self, target: &Target) -> Before {
         let namespace = self.disk_pools_namespace.filter(|it| !it.is_empty());
         let namespace = namespace.unwrap_or_else(|| target.namespace.clone());
-        DiskPools { namespace, required: self.disk_pools_required }
+        let (keep, max_age) = (self.before_snapshot_keep, self.before_snapshot_max_age);
+        Before {
+            pools: DiskPools { namespace, required: self.disk_pools_required },
+            snapshot: self.before_snapshot_dir.map(|dir| Snapshots { dir, keep, max_age }),
+        }
     }
 }
 
@@ -156,7 +170,7 @@ struct Preflight {
     #[command(flatten)]
     target: TargetArgs,
     #[command(flatten)]
-    pools: PoolArgs,
+    before: BeforeArgs,
     /// The StatefulSet as the release will have it, in JSON.
     #[arg(long, env = "ETCD_SCALER_MANIFEST")]
     manifest: PathBuf,
@@ -313,10 +327,10 @@ impl Args {
             Command::Replace(Replace { decided: Decided { scale, yes }, ordinal, even_if_it_serves }) => {
                 return replace::run(Asked { ordinal, even_if_it_serves }, scale.run(), yes).await;
             }
-            Command::Preflight(Preflight { target, pools, manifest, lease, deadline }) => {
+            Command::Preflight(Preflight { target, before, manifest, lease, deadline }) => {
                 let target = target.target();
-                let (lease, pools) = (lease_of(lease, &target), pools.pools(&target));
-                preflight::run(target, &pools, &manifest, &lease, deadline).await?;
+                let (lease, before) = (lease_of(lease, &target), before.before(&target));
+                preflight::run(target, &before, &manifest, &lease, deadline).await?;
             }
             Command::Leave(Leave { target, lease, deadline }) => {
                 let target = target.target();
@@ -336,10 +350,10 @@ impl Args {
 
 impl Scale {
     fn run(self) -> scale::Run {
-        let Self { target, volumes, pools, trigger, deadline, join_deadline, lease, pod_name } = self;
+        let Self { target, volumes, before, trigger, deadline, join_deadline, lease, pod_name } = self;
         let target = target.target();
-        let (lease, pools) = (lease_of(lease, &target), pools.pools(&target));
-        scale::Run { target, plan: volumes.plan(), pools, trigger, deadline, join_deadline, lease, pod_name }
+        let (lease, before) = (lease_of(lease, &target), before.before(&target));
+        scale::Run { target, plan: volumes.plan(), before, trigger, deadline, join_deadline, lease, pod_name }
     }
 }
 

@@ -4,6 +4,7 @@
 mod admit;
 mod apply;
 mod args;
+mod before;
 #[cfg(test)]
 mod documented;
 mod drift;

@@ -1,17 +1,12 @@
 //! Mayastor's DiskPools, looked at before members join.
 
-use anyhow::{Context, bail};
-use k8s_openapi::api::apps::v1::StatefulSet;
+use anyhow::Context;
 use kube::api::{DynamicObject, ListParams};
 use kube::error::DiscoveryError;
 use kube::{Api, Client, discovery};
-use membership::patch::statefulset::override_of;
 use membership::pools::{Pool, unwell};
-use membership::record::{Record, State};
 use serde_json::{Value, json};
-use tracing::{info, warn};
-
-use crate::observe::record;
+use tracing::info;
 
 const GROUP: &str = "openebs.io";
 const KIND: &str = "DiskPool";
@@ -26,32 +21,11 @@ pub struct DiskPools {
 }
 
 impl DiskPools {
-    /// Before members join `statefulset`, which is to have `wanted`: each pool must be Created and Online. A person's
-    /// override of that count lifts it.
+    /// What keeps members from joining: pools that are not Created and Online.
     ///
     /// # Errors
-    /// Which are not, or that they could not be read.
-    pub async fn check(&self, client: &Client, statefulset: &StatefulSet, wanted: u32) -> anyhow::Result<()> {
-        // Without a record nothing joins; what is half done is ended; and fewer members may be the cure.
-        let joins = |record: &Record| {
-            record.count() < wanted && record.members.values().all(|recorded| recorded.state == State::Member)
-        };
-        if !record(statefulset)?.as_ref().is_some_and(joins) {
-            return Ok(());
-        }
-        let Some(found) = self.found(client).await? else { return Ok(()) };
-        let live = serde_json::to_value(statefulset)?;
-        match override_of(&live) {
-            Some(Ok(lifted)) if lifted.count == wanted => {
-                warn!("{found}. Lifted: {}", lifted.reason);
-                Ok(())
-            }
-            _ => bail!("{found}. No member was added"),
-        }
-    }
-
-    /// What keeps members from joining.
-    async fn found(&self, client: &Client) -> anyhow::Result<Option<String>> {
+    /// When they could not be read.
+    pub async fn found(&self, client: &Client) -> anyhow::Result<Option<String>> {
         let Self { namespace, required } = self;
         let group = match discovery::group(client, GROUP).await {
             Ok(group) => Some(group),

@@ -13,10 +13,10 @@ use membership::patch::{ownership, statefulset};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::before::Before;
 use crate::immutable;
 use crate::objects::{Objects, patiently, reference, replicas};
 use crate::observe::{adopt, record};
-use crate::pools::DiskPools;
 use crate::report::{self, Reports};
 use crate::unused;
 use crate::volumes::claim_name;
@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// Why the upgrade must not go on.
 pub async fn run(
     mut target: Target,
-    pools: &DiskPools,
+    before: &Before,
     manifest: &Path,
     lease: &str,
     deadline: Duration,
@@ -61,7 +61,7 @@ pub async fn run(
             // Who is to go may be gone already; whether it may go is the guard's to say.
             all_healthy(&target, from.min(to), end).await?;
         }
-        pools.check(&objects.client, &live, to).await?;
+        before.see_to(&objects.client, &target, &live, to, end).await?;
         anyhow::Ok(None)
     };
     let checked = match tokio::time::timeout_at(end, checked).await {

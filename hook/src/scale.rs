@@ -19,11 +19,11 @@ use tracing::info;
 
 use crate::apply::{Applied, Apply};
 use crate::args::Trigger;
+use crate::before::Before;
 use crate::failpoint::{self, Failpoint};
 use crate::lease::Lease;
 use crate::objects::{Objects, is_passing, patiently, reference, replicas};
 use crate::observe::{Observer, adopt, record};
-use crate::pools::DiskPools;
 use crate::report::{self, Reports};
 use crate::serving::permit;
 
@@ -46,7 +46,7 @@ pub struct Run {
     /// How volumes are made.
     pub plan: VolumePlan,
     /// What is looked at before members join.
-    pub pools: DiskPools,
+    pub before: Before,
     /// Who started it.
     pub trigger: Trigger,
     /// For everything.
@@ -64,7 +64,7 @@ pub struct Run {
 /// # Errors
 /// Why it is not done, in one line.
 pub async fn run(run: Run) -> anyhow::Result<()> {
-    let Run { mut target, plan, pools, trigger, deadline, join_deadline, lease, pod_name } = run;
+    let Run { mut target, plan, before, trigger, deadline, join_deadline, lease, pod_name } = run;
     let started = Instant::now();
     info!(
         "etcd-scaler {} for {target}, started by {trigger:?}, deadline {} s",
@@ -80,8 +80,8 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     patiently(end, || keep_the_copies(&objects, &target, &lease)).await?;
     failpoint::at(Failpoint::LeaseTaken, &lease).await;
     let work = Work { objects: &objects, reports: &reports, plan: &plan, join_deadline, end };
-    let looked = pools.check(&objects.client, &statefulset, replicas(&statefulset)).await;
-    let worked = match looked {
+    let ready = before.see_to(&objects.client, &target, &statefulset, replicas(&statefulset), end).await;
+    let worked = match ready {
         Ok(()) => work.until_done(&mut target, &mut lease).await,
         Err(error) => Err(error),
     };

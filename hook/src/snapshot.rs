@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::args::Output;
+use crate::before::Snapshots;
 use crate::objects::{Objects, patiently, replicas};
 use crate::observe::{adopt, record};
 use crate::report;
@@ -78,6 +79,23 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     report::last_word(&printed.sentence());
     println!("{}", printed.as_text(run.output)?);
     Ok(())
+}
+
+/// Before members change: one that is recent enough, or one taken now. What is there, in a sentence.
+///
+/// # Errors
+/// Why there is none, in one line.
+pub async fn before(snapshots: &Snapshots, target: &Target, end: Instant) -> anyhow::Result<String> {
+    let Snapshots { dir, keep, max_age } = snapshots.clone();
+    let deadline = end.saturating_duration_since(Instant::now());
+    let run = Run { target: target.clone(), dir, keep, max_age: Some(max_age), deadline, output: Output::Table };
+    match tokio::time::timeout_at(end, work(&run, end)).await {
+        Ok(done) => Ok(done.context("no member was changed, there is no snapshot of before it")?.sentence()),
+        Err(_) => bail!(
+            "the snapshot before the change was not there within {:.1} s, what was written of it is removed and no member was changed; raise hook.deadlineSeconds and hook.preflightDeadlineSeconds (and helm --timeout above them), or have one taken before (docs/snapshot.md) and upgrade again",
+            deadline.as_secs_f64()
+        ),
+    }
 }
 
 async fn work(run: &Run, end: Instant) -> anyhow::Result<Printed> {

@@ -25,6 +25,7 @@ template:
     {{- include "etcd-scaler.scheduling" $hook | nindent 4 }}
     securityContext:
       {{- include "etcd-scaler.pod-security" $root | nindent 6 }}
+      {{- with include "etcd-scaler.hook.before-group" $root }}{{ . | nindent 6 }}{{ end }}
     containers:
       - name: hook
         image: {{ include "etcd-scaler.image" $root }}
@@ -36,7 +37,7 @@ template:
           - --join-deadline={{ int $hook.joinDeadlineSeconds }}s
           - --lease={{ include "etcd-scaler.lease" $root }}
           {{- include "etcd-scaler.volume-args" $root | nindent 10 }}
-          {{- include "etcd-scaler.hook.pools-args" $root | nindent 10 }}
+          {{- include "etcd-scaler.hook.before-args" $root | nindent 10 }}
         env:
           {{- include "etcd-scaler.hook.env" $root | nindent 10 }}
           # Not an argument, so that the launcher can give its own.
@@ -52,6 +53,14 @@ template:
           {{- include "etcd-scaler.container-security" $root | nindent 10 }}
         resources:
           {{- toYaml $hook.resources | nindent 10 }}
+        {{- with include "etcd-scaler.hook.before-mounts" $root }}
+        volumeMounts:
+          {{- . | nindent 10 }}
+        {{- end }}
+    {{- with include "etcd-scaler.hook.before-volumes" $root }}
+    volumes:
+      {{- . | nindent 6 }}
+    {{- end }}
 {{- end -}}
 
 {{- /* By etcd-scaler.io/target the webhook finds every Job that works on this StatefulSet, whoever started it. */ -}}
@@ -62,9 +71,42 @@ app.kubernetes.io/component: hook
 etcd-scaler.io/target: {{ include "etcd-scaler.target" . }}
 {{- end -}}
 
-{{- define "etcd-scaler.hook.pools-args" -}}
+{{- /* What is seen to before members change, and the claim for a snapshot of before. */ -}}
+{{- define "etcd-scaler.hook.before-args" -}}
 - --disk-pools-namespace={{ include "etcd-scaler.hook.pools-namespace" . }}
 - --disk-pools-required={{ .Values.diskPools.required }}
+{{- if and .Values.snapshot.enabled .Values.snapshot.beforeChange }}
+- --before-snapshot-dir=/snapshots
+{{- with int .Values.snapshot.keep }}
+- --before-snapshot-keep={{ . }}
+{{- end }}
+{{- if ne .Values.snapshot.maxAge "0s" }}
+- --before-snapshot-max-age={{ .Values.snapshot.maxAge }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "etcd-scaler.hook.before-group" -}}
+{{- if and .Values.snapshot.enabled .Values.snapshot.beforeChange -}}
+# The claim is written to. Not for hostPath volumes: their directory must belong to 65532.
+fsGroup: 65532
+fsGroupChangePolicy: OnRootMismatch
+{{- end -}}
+{{- end -}}
+
+{{- define "etcd-scaler.hook.before-mounts" -}}
+{{- if and .Values.snapshot.enabled .Values.snapshot.beforeChange -}}
+- name: snapshots
+  mountPath: /snapshots
+{{- end -}}
+{{- end -}}
+
+{{- define "etcd-scaler.hook.before-volumes" -}}
+{{- if and .Values.snapshot.enabled .Values.snapshot.beforeChange -}}
+- name: snapshots
+  persistentVolumeClaim:
+    claimName: {{ .Values.snapshot.persistentVolumeClaim }}
+{{- end -}}
 {{- end -}}
 
 {{- define "etcd-scaler.hook.pools-namespace" -}}
