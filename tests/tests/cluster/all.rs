@@ -10,6 +10,7 @@ mod leaving;
 mod lost_disk;
 mod minds;
 mod outages;
+mod pools;
 mod recreated;
 mod replace;
 mod rollout;
