@@ -95,6 +95,7 @@ async fn look(mut target: Target, asked: Asked, end: Instant) -> anyhow::Result<
         rollout: statefulset::rollout(&object),
         canary: statefulset::canary(&object),
         room: statefulset::room(&object, &target),
+        diverged: statefulset::diverged(&object),
         override_: statefulset::override_of(&object),
         seen: Some(Seen { age: began.elapsed(), answers: &answers }),
     });
@@ -168,8 +169,11 @@ mod tests {
     fn for_people() {
         let refused = Answer { admitted: false, refusal: Some("it is refused: why".into()), ..answer() };
         let refused = Answer { warnings: vec![], lifted: vec![], steps: vec![], ..refused };
-        insta::assert_snapshot!(answer().text(), @"");
-        insta::assert_snapshot!(refused.text(), @"");
+        assert_eq!(
+            answer().text(),
+            "3 → 4 would be admitted\nwarning: 4 etcd members tolerate 1 failure\nlifted: etcd has the alarm NOSPACE\n  1. its pod is made\n  2. member add\n"
+        );
+        assert_eq!(refused.text(), "it is refused: why\n");
     }
 
     #[test]

@@ -4,18 +4,19 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use etcd::{Keys, Verdict};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
-use membership::names::{Ordinal, RECORDED_FOR, Target};
+use membership::names::{RECORDED_FOR, SUMMARY, Target};
 use membership::next_step::{Limits, Step, did_not_join, next_step, out_of_time};
 use membership::observed::Observed;
 use membership::serving::names;
+use membership::summary::{Status, Summary};
 use membership::volume::VolumePlan;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::apply::{Applied, Apply};
 use crate::args::Trigger;
@@ -26,6 +27,7 @@ use crate::objects::{Objects, is_passing, patiently, reference, replicas};
 use crate::observe::{Observer, adopt, record};
 use crate::report::{self, Reports};
 use crate::serving::permit;
+use crate::validate::{self, Asked};
 
 /// How often is looked while there is only waiting to do.
 const LOOK: Duration = Duration::from_millis(200);
@@ -35,9 +37,9 @@ const REPEAT: Duration = Duration::from_secs(10);
 /// activeDeadlineSeconds lies behind it.
 const UNDO: Duration = Duration::from_secs(20);
 /// One HashKV reads every key: minutes on a large database.
-const HASH: Duration = Duration::from_secs(60);
-/// Comparisons that fail because a member lags or compacts are made again this often.
-const TRIES: u32 = 20;
+const COMPARE: Duration = Duration::from_secs(120);
+/// So many differing keys are read by the comparison; how many there are is counted.
+const NAMED: usize = 10;
 
 /// What one run is told.
 pub struct Run {
@@ -86,9 +88,9 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
         Err(error) => Err(error),
     };
     let outcome = match worked {
-        Ok(desired) => {
+        Ok(_) => {
             failpoint::at(Failpoint::BeforeValidation, &lease).await;
-            validate(&target, desired, &reports).await
+            validate(&objects, &target, &reports).await
         }
         Err(error) => Err(error),
     };
@@ -281,30 +283,44 @@ impl Waits {
     }
 }
 
-/// Compares all members' keys.
-async fn validate(target: &Target, desired: u32, reports: &Reports) -> anyhow::Result<String> {
-    let ordinals: Vec<Ordinal> = (0..desired).collect();
-    match etcd::validate(target, &ordinals, HASH, TRIES).await {
-        Verdict::Equal(Keys { revision, members }) => {
-            let (keys, hash) = members.values().next().map_or((0, 0), |one| (one.keys, one.hash));
-            let result = format!(
-                "{desired} voting members hold the same {keys} keys at revision {revision} (HashKV {hash:08x})"
-            );
-            reports.did("Validated", result.clone()).await;
-            Ok(result)
-        }
-        Verdict::Differ(Keys { revision, members }) => {
-            let hashes: Vec<String> = members
-                .iter()
-                .map(|(&ordinal, one)| format!("{} {:08x} ({} keys)", target.pod(ordinal), one.hash, one.keys))
-                .collect();
-            bail!(
-                "the members' keys differ at revision {revision}: {}. Do not scale or restart anything; compare them with etcdctl and replace the one that is wrong",
-                hashes.join(", ")
-            )
-        }
-        Verdict::Unknown(why) => bail!(
-            "the members' keys could not be compared: {why}; the members are as desired, run the Job again to compare them"
-        ),
+/// Compares all members' keys, key by key where their hashes differ, and writes down what was found.
+async fn validate(objects: &Objects, target: &Target, reports: &Reports) -> anyhow::Result<String> {
+    let asked = Asked { keys: false, named: NAMED, deadline: COMPARE };
+    let end = Instant::now() + COMPARE;
+    let compared = tokio::time::timeout_at(end, validate::compare(objects, target.clone(), &asked, end)).await;
+    let (status, found) = match compared {
+        Ok(Ok(answer)) => (answer.verdict.into(), answer.reason),
+        Ok(Err(error)) => (Status::Unknown, format!("the members' keys could not be compared: {error:#}")),
+        Err(_) => (Status::Unknown, format!("the members' keys were not compared within {} s", COMPARE.as_secs())),
+    };
+    if let Err(error) = note(objects, target, status, &found).await {
+        warn!("{error:#}");
     }
+    match status {
+        Status::True => {
+            reports.did("Validated", found.clone()).await;
+            Ok(found)
+        }
+        Status::False => {
+            reports.trouble("KeysDiffer", found.clone()).await;
+            bail!(found)
+        }
+        Status::Unknown => bail!("{found}; the members are as desired, run the Job again to compare them"),
+    }
+}
+
+/// Writes what was found into the StatefulSet, where it is news.
+async fn note(objects: &Objects, target: &Target, status: Status, found: &str) -> anyhow::Result<()> {
+    let statefulset = objects.statefulset(target).await?;
+    let before = statefulset.metadata.annotations.as_ref().and_then(|all| Summary::parse(all.get(SUMMARY)?));
+    let now = Timestamp::now().to_string();
+    let Some(summary) = Summary::with_data(before.as_ref(), status, found, &now) else { return Ok(()) };
+    let patch = json!({ "metadata": {
+        "uid": statefulset.metadata.uid,
+        "annotations": { SUMMARY: summary.annotation() },
+    } });
+    let written =
+        objects.statefulsets.patch(&target.statefulset, &PatchParams::default(), &Patch::Merge(&patch)).await;
+    written.with_context(|| format!("failed to write into {target} what the comparison found"))?;
+    Ok(())
 }

@@ -16,7 +16,8 @@ use crate::args::Output;
 use crate::objects::{Objects, patiently, replicas};
 use crate::observe::{adopt, record};
 use crate::report;
-use answer::{Answer, Voter};
+pub use answer::Answer;
+use answer::Voter;
 
 /// How long one member may take to say who it is.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -43,7 +44,11 @@ pub struct Asked {
 pub async fn run(target: Target, asked: &Asked, output: Output) -> ExitCode {
     let end = Instant::now() + asked.deadline;
     let seconds = asked.deadline.as_secs();
-    let answer = match timeout_at(end, compare(target.clone(), asked, end)).await {
+    let compared = async {
+        let objects = Objects::connect(&target.namespace).await?;
+        compare(&objects, target.clone(), asked, end).await
+    };
+    let answer = match timeout_at(end, compared).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => Answer::unknown(&target, format!("{error:#}")),
         Err(_) => Answer::unknown(&target, format!("it was not told within {seconds} s; raise --deadline")),
@@ -57,8 +62,11 @@ pub async fn run(target: Target, asked: &Asked, output: Output) -> ExitCode {
     ExitCode::from(answer.verdict.exit_code())
 }
 
-async fn compare(mut target: Target, asked: &Asked, end: Instant) -> anyhow::Result<Answer> {
-    let objects = Objects::connect(&target.namespace).await?;
+/// What the members hold, in one answer.
+///
+/// # Errors
+/// When the StatefulSet cannot be read, or not every voting member is heard.
+pub async fn compare(objects: &Objects, mut target: Target, asked: &Asked, end: Instant) -> anyhow::Result<Answer> {
     let statefulset = patiently(end, || objects.statefulset(&target)).await?;
     adopt(&statefulset, &mut target)?;
     let record = record(&statefulset)?;

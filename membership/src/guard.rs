@@ -67,6 +67,8 @@ pub struct Change<'a> {
     pub canary: Option<String>,
     /// The limits that the StatefulSet sets.
     pub room: Room,
+    /// That members hold different keys, as it was confirmed last, in a sentence.
+    pub diverged: Option<String>,
     /// The annotation [`OVERRIDE`], if there is one.
     pub override_: Option<Result<Override, String>>,
     /// The members' health; `None`: not asked yet.
@@ -230,6 +232,16 @@ impl Change<'_> {
                 &format!("a roll-out stops half-way ({canary})"),
                 "While the count changes no pod may roll, so one that is made again meanwhile would go back to the older template and its image.",
                 "Finish it (spec.updateStrategy.rollingUpdate.partition 0) or take it back, and ask again.",
+            ));
+        }
+        if let Some(diverged) = &self.diverged {
+            return Some(self.refuse(
+                &format!("the members did not hold the same keys when they were compared last: {diverged}"),
+                "Each change of members lets another of them decide what was acknowledged.",
+                &format!(
+                    "Replace the member that is wrong (hook replace, docs/commands.md); or, if they were made equal otherwise, have them compared again: kubectl create job -n {} --from=cronjob/{} {}-compare.",
+                    target.namespace, target.cronjob, target.statefulset
+                ),
             ));
         }
         let sick = if new > old { self.all_healthy(record) } else { self.may_leave(record) };

@@ -21,6 +21,7 @@ pub mod replace;
 pub mod serving;
 pub mod size;
 pub mod snapshot;
+pub mod summary;
 pub mod version;
 pub mod volume;
 #[cfg(any(test, feature = "world"))]

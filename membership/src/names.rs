@@ -22,6 +22,8 @@ pub const STOP: &str = "etcd-scaler.io/stop";
 /// The annotation of the StatefulSet with which a person wants one count though something speaks against
 /// it (`<count>: <reason>`, [`crate::guard::condition::Override`]).
 pub const OVERRIDE: &str = "etcd-scaler.io/override";
+/// The annotation of the StatefulSet with what is known of the cluster as a whole ([`crate::summary::Summary`]).
+pub const SUMMARY: &str = "etcd-scaler.io/summary";
 /// The annotation of the StatefulSet that says what becomes of a count that was set through
 /// `statefulsets/scale` when the release sets another one ([`crate::guard::reset::OnReset`]).
 pub const ON_RESET: &str = "etcd-scaler.io/on-reset";

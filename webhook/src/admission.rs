@@ -125,6 +125,7 @@ impl Admission {
             rollout: statefulset::rollout(&old),
             canary: statefulset::canary(&old),
             room: statefulset::room(&new, &target),
+            diverged: statefulset::diverged(&old),
             override_: statefulset::override_of(&new),
             seen: None,
         };
@@ -175,6 +176,7 @@ impl Admission {
                 rollout: statefulset::rollout(&live),
                 canary: statefulset::canary(&live),
                 room: statefulset::room(&live, &target),
+                diverged: statefulset::diverged(&live),
                 override_: statefulset::override_of(&live),
                 seen,
             })

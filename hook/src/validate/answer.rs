@@ -4,6 +4,7 @@
 use etcd::{Diff, Difference, Held, Keys, Kind, Verdict as Hashes};
 use membership::names::{Ordinal, Target};
 use membership::record::Id;
+use membership::summary::Status;
 use serde::Serialize;
 
 use crate::table::{known, table};
@@ -37,6 +38,16 @@ impl Verdict {
             Self::Equal => 0,
             Self::Differ => 3,
             Self::Unknown => 1,
+        }
+    }
+}
+
+impl From<Verdict> for Status {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Equal => Self::True,
+            Verdict::Differ => Self::False,
+            Verdict::Unknown => Self::Unknown,
         }
     }
 }

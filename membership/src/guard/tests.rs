@@ -55,6 +55,7 @@ struct Case {
     rollout: Option<String>,
     canary: Option<String>,
     room: Room,
+    diverged: Option<String>,
     override_: Option<Result<Override, String>>,
     answers: BTreeMap<Ordinal, Answered>,
     age: Option<Duration>,
@@ -73,6 +74,7 @@ fn from_three_to(new: u32) -> Case {
         rollout: None,
         canary: None,
         room: Room { quota: 8 << 30, volume: Some(2 << 30) },
+        diverged: None,
         override_: None,
         answers: (0..3).map(|ordinal| (ordinal, Ok(healthy(ordinal, 3)))).collect(),
         age: Some(Duration::from_secs(1)),
@@ -96,7 +98,7 @@ impl Case {
 
     fn decide(self) -> Decision {
         let Self { new, old, request, first_ordinal, record, answers, age, .. } = self;
-        let Self { changes_template, may_stop, deletes_claims, rollout, canary, room, override_, .. } = self;
+        let Self { changes_template, may_stop, deletes_claims, rollout, canary, room, diverged, override_, .. } = self;
         let seen = age.map(|age| Seen { age, answers: &answers });
         decide(&Change {
             target: &puls8(),
@@ -111,6 +113,7 @@ impl Case {
             rollout,
             canary,
             room,
+            diverged,
             override_,
             seen,
         })

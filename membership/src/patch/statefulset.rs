@@ -16,10 +16,11 @@ use serde_json::{Map, Value};
 use super::{Edit, annotation, env, get, ownership, text};
 use crate::guard::condition::{DEFAULT_QUOTA, Override, Room};
 use crate::guard::reset::OnReset;
-use crate::names::{KEPT_PARTITION, LEAVING, LEFT, ON_RESET, OVERRIDE, Ordinal, RECORD, SCALED_TO, STOP, Target};
+use crate::names::{KEPT_PARTITION, LEAVING, LEFT, ON_RESET, OVERRIDE, Ordinal, RECORD, SCALED_TO, STOP, SUMMARY, Target};
 use crate::observed::{self, Answered};
 use crate::record::{ParseRecordError, Record, State};
 use crate::size::quantity;
+use crate::summary::Summary;
 
 /// `spec.replicas`, 1 where it is absent as the API server has it.
 #[must_use]
@@ -75,6 +76,13 @@ pub fn room(object: &Value, target: &Target) -> Room {
     let quota = container.and_then(env::quota).filter(|&quota| quota > 0);
     let claim = ["spec", "volumeClaimTemplates", "0", "spec", "resources", "requests", "storage"];
     Room { quota: quota.unwrap_or(DEFAULT_QUOTA), volume: text(object, &claim).and_then(quantity) }
+}
+
+/// That members hold different keys, as it was confirmed last, in a sentence.
+#[must_use]
+pub fn diverged(object: &Value) -> Option<String> {
+    let summary = Summary::parse(annotation(object, SUMMARY)?)?;
+    summary.diverged().map(|it| format!("{} (since {})", it.message, it.last_transition_time))
 }
 
 /// A person's word that one count is wanted though something speaks against it; an error where it
