@@ -10,6 +10,7 @@ use flags::{Claims, TargetArgs, VolumeArgs};
 use membership::names::{Ordinal, Target};
 use membership::record::Id;
 use membership::replace::Asked;
+use membership::volume::VolumePlan;
 
 use crate::before::{Before, Snapshots};
 use crate::drift::{self, Decision};
@@ -154,11 +155,12 @@ struct BeforeArgs {
 }
 
 impl BeforeArgs {
-    fn before(self, target: &Target) -> Before {
+    fn before(self, target: &Target, volumes: VolumePlan) -> Before {
         let namespace = self.disk_pools_namespace.filter(|it| !it.is_empty());
         let namespace = namespace.unwrap_or_else(|| target.namespace.clone());
         let (keep, max_age) = (self.before_snapshot_keep, self.before_snapshot_max_age);
         Before {
+            volumes,
             pools: DiskPools { namespace, required: self.disk_pools_required },
             snapshot: self.before_snapshot_dir.map(|dir| Snapshots { dir, keep, max_age }),
         }
@@ -169,6 +171,8 @@ impl BeforeArgs {
 struct Preflight {
     #[command(flatten)]
     target: TargetArgs,
+    #[command(flatten)]
+    volumes: VolumeArgs,
     #[command(flatten)]
     before: BeforeArgs,
     /// The StatefulSet as the release will have it, in JSON.
@@ -327,9 +331,9 @@ impl Args {
             Command::Replace(Replace { decided: Decided { scale, yes }, ordinal, even_if_it_serves }) => {
                 return replace::run(Asked { ordinal, even_if_it_serves }, scale.run(), yes).await;
             }
-            Command::Preflight(Preflight { target, before, manifest, lease, deadline }) => {
+            Command::Preflight(Preflight { target, volumes, before, manifest, lease, deadline }) => {
                 let target = target.target();
-                let (lease, before) = (lease_of(lease, &target), before.before(&target));
+                let (lease, before) = (lease_of(lease, &target), before.before(&target, volumes.plan()));
                 preflight::run(target, &before, &manifest, &lease, deadline).await?;
             }
             Command::Leave(Leave { target, lease, deadline }) => {
@@ -352,8 +356,9 @@ impl Scale {
     fn run(self) -> scale::Run {
         let Self { target, volumes, before, trigger, deadline, join_deadline, lease, pod_name } = self;
         let target = target.target();
-        let (lease, before) = (lease_of(lease, &target), before.before(&target));
-        scale::Run { target, plan: volumes.plan(), before, trigger, deadline, join_deadline, lease, pod_name }
+        let (lease, plan) = (lease_of(lease, &target), volumes.plan());
+        let before = before.before(&target, plan.clone());
+        scale::Run { target, plan, before, trigger, deadline, join_deadline, lease, pod_name }
     }
 }
 

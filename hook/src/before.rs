@@ -4,22 +4,30 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use kube::Client;
+use kube::api::ListParams;
 use membership::names::Target;
 use membership::patch::statefulset::override_of;
 use membership::record::{Record, State};
+use membership::room;
+use membership::volume::{VolumePlan, is_provisioned};
+use serde::Serialize;
+use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::objects::Objects;
 use crate::observe::record;
 use crate::pools::DiskPools;
+use crate::report::Reports;
 use crate::snapshot;
 
 /// What is looked at and taken.
 #[derive(Clone, Debug)]
 pub struct Before {
+    /// Newcomers' volumes are made by this.
+    pub volumes: VolumePlan,
     /// Members join only while storage is well.
     pub pools: DiskPools,
     /// Where a snapshot is taken; `None`: none is.
@@ -45,7 +53,8 @@ impl Before {
     /// What keeps the change from beginning; nothing was changed.
     pub async fn see_to(
         &self,
-        client: &Client,
+        objects: &Objects,
+        reports: &Reports,
         target: &Target,
         statefulset: &StatefulSet,
         wanted: u32,
@@ -54,12 +63,19 @@ impl Before {
         let whole = |record: &Record| record.members.values().all(|recorded| recorded.state == State::Member);
         let Some(record) = record(statefulset)?.filter(whole) else { return Ok(()) };
         // Fewer may be the cure where storage is sick.
-        if record.count() < wanted
-            && let Some(found) = self.pools.found(client).await?
-        {
-            match override_of(&serde_json::to_value(statefulset)?) {
-                Some(Ok(lifted)) if lifted.count == wanted => warn!("{found}. Lifted: {}", lifted.reason),
-                _ => bail!("{found}. No member was added"),
+        if record.count() < wanted {
+            let live = serde_json::to_value(statefulset)?;
+            if let Some(found) = self.pools.found(&objects.client).await? {
+                match override_of(&live) {
+                    Some(Ok(lifted)) if lifted.count == wanted => warn!("{found}. Lifted: {}", lifted.reason),
+                    _ => bail!("{found}. No member was added"),
+                }
+            }
+            if let Some(found) = no_volume(objects, &self.volumes, &live).await? {
+                bail!("{found}, and upgrade again. No member was added");
+            }
+            for warning in self.warnings(objects, &record, &live, wanted).await? {
+                reports.trouble("ScaleWarning", warning).await;
             }
         }
         if let Some(snapshots) = self.snapshot.as_ref().filter(|_| record.count() != wanted) {
@@ -67,4 +83,46 @@ impl Before {
         }
         Ok(())
     }
+
+    /// What may go wrong, and is tried all the same.
+    async fn warnings(
+        &self,
+        objects: &Objects,
+        record: &Record,
+        live: &Value,
+        wanted: u32,
+    ) -> anyhow::Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        let nodes = objects.nodes.list(&ListParams::default()).await.context("failed to list the nodes")?;
+        warnings.extend(room::too_few_nodes(live, &values(&nodes.items)?, wanted));
+        if record.count() == 1 && self.snapshot.is_none() {
+            warnings.push(
+                "one member holds everything there is, and no snapshot of it is taken before a second joins (snapshot.enabled, docs/snapshot.md)".into(),
+            );
+        }
+        Ok(warnings)
+    }
+}
+
+/// What keeps newcomers' claims from a volume.
+async fn no_volume(objects: &Objects, plan: &VolumePlan, live: &Value) -> anyhow::Result<Option<String>> {
+    let Some((asked, class)) = room::claim(live) else { return Ok(None) };
+    Ok(match class {
+        // Somebody makes volumes by hand for such claims.
+        Some("") => None,
+        Some(class) => {
+            let found = objects.classes.get_opt(class).await;
+            let found = found.with_context(|| format!("failed to read StorageClass {class}"))?;
+            let ours = !is_provisioned(found.as_ref().map(|class| class.provisioner.as_str()));
+            room::too_small(&plan.capacity, asked).filter(|_| ours)
+        }
+        None => {
+            let all = objects.classes.list(&ListParams::default()).await.context("failed to list the StorageClasses")?;
+            room::no_default(&values(&all.items)?)
+        }
+    })
+}
+
+fn values<K: Serialize>(objects: &[K]) -> anyhow::Result<Vec<Value>> {
+    objects.iter().map(|object| Ok(serde_json::to_value(object)?)).collect()
 }

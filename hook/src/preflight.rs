@@ -61,7 +61,7 @@ pub async fn run(
             // Who is to go may be gone already; whether it may go is the guard's to say.
             all_healthy(&target, from.min(to), end).await?;
         }
-        before.see_to(&objects.client, &target, &live, to, end).await?;
+        before.see_to(&objects, &reports, &target, &live, to, end).await?;
         anyhow::Ok(None)
     };
     let checked = match tokio::time::timeout_at(end, checked).await {

@@ -82,7 +82,7 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     patiently(end, || keep_the_copies(&objects, &target, &lease)).await?;
     failpoint::at(Failpoint::LeaseTaken, &lease).await;
     let work = Work { objects: &objects, reports: &reports, plan: &plan, join_deadline, end };
-    let ready = before.see_to(&objects.client, &target, &statefulset, replicas(&statefulset), end).await;
+    let ready = before.see_to(&objects, &reports, &target, &statefulset, replicas(&statefulset), end).await;
     let worked = match ready {
         Ok(()) => work.until_done(&mut target, &mut lease).await,
         Err(error) => Err(error),

@@ -18,6 +18,7 @@ pub mod pools;
 pub mod quorum;
 pub mod record;
 pub mod replace;
+pub mod room;
 pub mod serving;
 pub mod size;
 pub mod snapshot;

@@ -86,7 +86,7 @@ fn pointer(path: &[&str]) -> PointerBuf {
 }
 
 /// The value at a path of an object; `null` counts as absent.
-fn get<'a>(object: &'a Value, path: &[&str]) -> Option<&'a Value> {
+pub(crate) fn get<'a>(object: &'a Value, path: &[&str]) -> Option<&'a Value> {
     let found = path.iter().try_fold(object, |value, key| match value {
         Value::Array(list) => list.get(key.parse::<usize>().ok()?),
         other => other.get(key),
@@ -95,12 +95,12 @@ fn get<'a>(object: &'a Value, path: &[&str]) -> Option<&'a Value> {
 }
 
 /// A text at a path of an object.
-fn text<'a>(object: &'a Value, path: &[&str]) -> Option<&'a str> {
+pub(crate) fn text<'a>(object: &'a Value, path: &[&str]) -> Option<&'a str> {
     get(object, path)?.as_str()
 }
 
 /// The list at a path of an object, empty where it is absent.
-fn list<'a>(object: &'a Value, path: &[&str]) -> &'a [Value] {
+pub(crate) fn list<'a>(object: &'a Value, path: &[&str]) -> &'a [Value] {
     get(object, path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
