@@ -52,6 +52,9 @@ impl From<Verdict> for Status {
     }
 }
 
+/// So many differing keys are in the sentence.
+const IN_WORDS: usize = 3;
+
 /// The whole answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Answer {
@@ -195,7 +198,7 @@ impl Answer {
                 let before = match hashes {
                     Hashes::Differ(keys) => format!("HashKV differs at revision {}, and ", keys.revision),
                     Hashes::Equal(_) => "HashKV is equal, and ".into(),
-                    Hashes::Unknown(_) => String::new(),
+                    Hashes::Unknown(why) => format!("{why}, and "),
                 };
                 self.reason = format!(
                     "{before}the keys could not be compared one by one: {why}; validate again when it has passed"
@@ -240,6 +243,9 @@ impl Answer {
         }
         let what = format!("{} keys differ at revision {revision}", diff.differing);
         let what = if diff.differing == 1 { what.replacen("keys differ", "key differs", 1) } else { what };
+        let named: Vec<&str> = self.first.iter().take(IN_WORDS).map(|key| key.key.as_str()).collect();
+        let more = if diff.differing > named.len() as u64 { ", …" } else { "" };
+        let what = format!("{what} ({}{more})", named.join(", "));
         match &self.replace {
             Some(pod) => format!(
                 "{what}: {pod} alone holds other keys than the {} others, which agree. Replace its member; until then do not scale or restart anything",

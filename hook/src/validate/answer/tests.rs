@@ -68,7 +68,7 @@ KEY     MEMBER        DIFFERS   MOD REVISION  VERSION  LEASE             VALUE H
 /c      puls8-etcd-2  -         7             1        0000000000000000  00000000000000aa  12
 and 1 more
 
-4 keys differ at revision 91: puls8-etcd-1 alone holds other keys than the 2 others, which agree. Replace its member; until then do not scale or restart anything
+4 keys differ at revision 91 (/a\\xff, /b, /c, …): puls8-etcd-1 alone holds other keys than the 2 others, which agree. Replace its member; until then do not scale or restart anything
 ";
     assert_eq!(text, expected);
 }
