@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::extract::{DefaultBodyLimit, State};
@@ -125,6 +125,7 @@ async fn answer(
     review: AdmissionReview<DynamicObject>,
     decide: impl AsyncFnOnce(&AdmissionRequest<DynamicObject>) -> Result<Verdict, NoVerdict>,
 ) -> Response {
+    let began = Instant::now();
     let request: AdmissionRequest<DynamicObject> = match review.try_into() {
         Ok(request) => request,
         Err(error) => return Json(AdmissionResponse::invalid(error).into_review()).into_response(),
@@ -137,7 +138,7 @@ async fn answer(
             return (StatusCode::INTERNAL_SERVER_ERROR, why).into_response();
         }
     };
-    log(&request, &verdict);
+    log(&request, &verdict, began.elapsed());
     // Always from the request: a response without its uid is an error to the API server, and with
     // failurePolicy Ignore a refusal would silently pass.
     match respond(AdmissionResponse::from(&request), verdict) {
@@ -166,7 +167,8 @@ fn respond(
     }
 }
 
-fn log(request: &AdmissionRequest<DynamicObject>, verdict: &Verdict) {
+fn log(request: &AdmissionRequest<DynamicObject>, verdict: &Verdict, took: Duration) {
+    let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     let AdmissionRequest { uid, kind, namespace, name, operation, dry_run, user_info, .. } = request;
     // A pod of a StatefulSet is created without a name in the request: it is in the object.
     let in_object = request.object.as_ref().and_then(|object| object.metadata.name.as_deref());
@@ -183,6 +185,7 @@ fn log(request: &AdmissionRequest<DynamicObject>, verdict: &Verdict) {
                 ?operation,
                 user,
                 dry_run,
+                took_us,
                 allowed = true,
                 patches = patch.len(),
                 ?warnings,
@@ -190,7 +193,7 @@ fn log(request: &AdmissionRequest<DynamicObject>, verdict: &Verdict) {
             );
         }
         Verdict::Deny(why) => {
-            info!(uid, kind, namespace, name, ?operation, user, dry_run, allowed = false, why, "admission");
+            info!(uid, kind, namespace, name, ?operation, user, dry_run, took_us, allowed = false, why, "admission");
         }
     }
 }
