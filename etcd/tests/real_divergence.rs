@@ -16,12 +16,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use etcd::{Counts, Diff, Kind, Limits, Member, Verdict, diff, validate_at};
-use etcd_client::Client;
+use etcd_client::{Client, CompactionOptions};
 
-/// More than a few pages, and the differences are far apart.
-const KEYS: usize = 20_000;
+/// `KEYS`: how many. By itself more than a few pages, and the differences are far apart.
+fn keys() -> usize {
+    std::env::var("KEYS").map_or(20_000, |keys| keys.parse().unwrap())
+}
 /// For members to start, to catch up, to stop.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 const CALL: Duration = Duration::from_secs(20);
 
 /// Three members on loopback, killed when dropped.
@@ -143,7 +145,7 @@ async fn fill(url: &str) {
     let writers = (0..50).map(|writer| {
         let mut client = client.clone();
         async move {
-            for number in (writer..KEYS).step_by(50) {
+            for number in (writer..keys()).step_by(50) {
                 client.put(key(number), format!("value of {}", key(number)), None).await.unwrap();
             }
         }
@@ -177,10 +179,10 @@ async fn a_member_that_holds_other_keys_is_found_and_each_key_is_named() {
     let mut cluster = Cluster::start().await;
     fill(&cluster.members[0].client).await;
     let Verdict::Equal(before) = cluster.verdict().await else { panic!("they differ before they are made to") };
-    assert_eq!(before.members[&1].keys, KEYS as i64);
+    assert_eq!(before.members[&1].keys, keys() as i64);
     let equal = cluster.diff(10).await;
     assert!(equal.is_equal() && equal.outlier().is_none(), "{equal:?}");
-    assert_eq!(equal.members[&2], Counts { keys: KEYS as u64, ..Counts::default() });
+    assert_eq!(equal.members[&2], Counts { keys: keys() as u64, ..Counts::default() });
 
     cluster
         .edit(1, |database| {
@@ -199,7 +201,7 @@ async fn a_member_that_holds_other_keys_is_found_and_each_key_is_named() {
 
     let found = cluster.diff(10).await;
     assert_eq!(found.outlier(), Some(1), "{found:?}");
-    let all = Counts { keys: KEYS as u64, ..Counts::default() };
+    let all = Counts { keys: keys() as u64, ..Counts::default() };
     assert_eq!(found.members[&0], all);
     assert_eq!(found.members[&1], Counts { missing: 1, extra: 1, value: 1, metadata: 1, ..all });
     assert_eq!(found.members[&2], all);
@@ -234,7 +236,7 @@ async fn writes_and_compactions_meanwhile_are_no_difference() {
     let writer = tokio::spawn(async move {
         let mut client = Client::connect([&url], None).await.unwrap();
         for number in 0.. {
-            let put = client.put(key(number * 7 % KEYS), number.to_string(), None).await.unwrap();
+            let put = client.put(key(number * 7 % keys()), number.to_string(), None).await.unwrap();
             if number % 100 == 99 {
                 // Right behind what is being written: nearly every revision is compacted at once.
                 client.compact(put.header().unwrap().revision() - 20, None).await.unwrap();
@@ -259,4 +261,95 @@ async fn writes_and_compactions_meanwhile_are_no_difference() {
     println!("{told} of 20 were told while their revision was being compacted");
     let after = cluster.diff(5).await;
     assert!(after.is_equal(), "{after:?}");
+}
+
+/// From 3.5 on a member keeps the hash that it took at a compaction, told with the compaction before it; one that was
+/// restarted since takes it anew. So the hashes of an idle cluster cannot be compared where it was compacted at its
+/// last revision; its keys can.
+#[tokio::test]
+#[ignore = "needs etcd: make test"]
+async fn compacted_at_its_last_revision_members_are_compared_key_by_key() {
+    let mut cluster = Cluster::start().await;
+    fill(&cluster.members[0].client).await;
+    let mut client = Client::connect([&cluster.members[0].client], None).await.unwrap();
+    let last = client.get("/none", None).await.unwrap().header().unwrap().revision();
+    client.compact(last, Some(CompactionOptions::new().with_physical())).await.unwrap();
+    cluster.edit(1, |_| {}).await;
+    match cluster.verdict().await {
+        Verdict::Equal(_) => {}
+        Verdict::Unknown(why) => assert!(why.contains("compacted differently"), "{why}"),
+        differ @ Verdict::Differ(_) => panic!("{differ:?}"),
+    }
+    let found = cluster.diff(5).await;
+    assert!(found.is_equal(), "{found:?}");
+    assert_eq!(found.members[&1].keys, keys() as u64);
+}
+
+/// Writers beside [`planted_differences_are_found_and_no_others`], and how often each writes: 1000 a second in all.
+const WRITERS: usize = 20;
+const EACH: Duration = Duration::from_millis(20);
+/// Every so many runs a difference is planted.
+const PLANTED: usize = 20;
+
+/// `RUNS`: how many comparisons; one in [`PLANTED`] is of a member that holds another value.
+#[tokio::test]
+#[ignore = "needs etcd: make test"]
+async fn planted_differences_are_found_and_no_others() {
+    let runs: usize = std::env::var("RUNS").map_or(PLANTED, |runs| runs.parse().unwrap());
+    let mut cluster = Cluster::start().await;
+    fill(&cluster.members[0].client).await;
+    let mut busy: Vec<_> = (0..WRITERS).map(|writer| tokio::spawn(write(cluster.urls(), writer))).collect();
+    busy.push(tokio::spawn(compact(cluster.urls())));
+    let (mut found, mut untold) = (0, 0);
+    for run in 1..=runs {
+        let planted = run % PLANTED == 0;
+        let (held, other) = (format!("value of {}", key(run)), format!("other of {}", key(run)));
+        if planted {
+            cluster.edit(1, |database| replace(database, held.as_bytes(), other.as_bytes())).await;
+        }
+        match (cluster.verdict().await, planted) {
+            (Verdict::Equal(_), false) => {}
+            (Verdict::Differ(keys), true) => {
+                assert_eq!(keys.members[&0].hash, keys.members[&2].hash, "run {run}: {keys:?}");
+                found += 1;
+            }
+            // No alarm, and no clearance: the members were compacted while they were asked, each time.
+            (Verdict::Unknown(why), false) => {
+                println!("run {run}: {why}");
+                untold += 1;
+            }
+            (other, _) => panic!("run {run}, planted: {planted}: {other:?}"),
+        }
+        if planted {
+            cluster.edit(1, |database| replace(database, other.as_bytes(), held.as_bytes())).await;
+        }
+    }
+    for task in busy {
+        assert!(!task.is_finished(), "it ended early: {:?}", task.await);
+        task.abort();
+    }
+    println!("{runs} runs: {found} of {} planted differences found, {untold} not told, no other alarm", runs / PLANTED);
+    assert!(untold * 10 <= runs, "{untold} of {runs} runs could not tell");
+}
+
+/// Writes to any member that takes it, other keys than those that are edited.
+async fn write(urls: BTreeMap<u32, String>, writer: usize) {
+    let mut client = Client::connect(urls.values().collect::<Vec<_>>(), None).await.unwrap();
+    let mut turns = tokio::time::interval(EACH);
+    for number in 0.. {
+        turns.tick().await;
+        // One that is stopped for an edit does not.
+        let _ = client.put(key(keys() / 2 + (writer + number * WRITERS) % (keys() / 2)), number.to_string(), None).await;
+    }
+}
+
+/// Compacts again and again, now far behind the writes and now right behind them.
+async fn compact(urls: BTreeMap<u32, String>) {
+    let mut client = Client::connect(urls.values().collect::<Vec<_>>(), None).await.unwrap();
+    for behind in [2000, 20, 500].into_iter().cycle() {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        if let Ok(answer) = client.get("/none", None).await {
+            let _ = client.compact(answer.header().unwrap().revision() - behind, None).await;
+        }
+    }
 }
