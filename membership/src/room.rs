@@ -68,9 +68,9 @@ fn is_one_each(template: &Value) -> bool {
     let path = ["spec", "affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution"];
     let own = |term: &&Value| {
         let labels = get(term, &["labelSelector", "matchLabels"]).and_then(Value::as_object);
-        let labels = labels.into_iter().flatten();
+        let mut labels = labels.into_iter().flatten();
         let expressions = list(term, &["labelSelector", "matchExpressions"]);
-        labels.map(|(key, value)| Some(value) == get(template, &["metadata", "labels", key])).all(|same| same)
+        labels.all(|(key, value)| Some(value) == get(template, &["metadata", "labels", key]))
             && expressions.iter().all(|it| matches(it, |key| text(template, &["metadata", "labels", key])))
     };
     list(template, &path).iter().filter(|term| text(term, &["topologyKey"]) == Some(HOSTNAME)).any(|term| own(&term))

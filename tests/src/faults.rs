@@ -191,6 +191,22 @@ pub async fn thaw_node(name: &str) -> anyhow::Result<()> {
     node(name, &["thaw"]).await.map(drop)
 }
 
+/// Takes the network link of a node of the bed down: its processes run on and reach nobody.
+///
+/// # Errors
+/// When it does not run.
+pub async fn cut_node(name: &str) -> anyhow::Result<()> {
+    node(name, &["cut"]).await.map(drop)
+}
+
+/// Takes it up again.
+///
+/// # Errors
+/// When it does not run.
+pub async fn join_node(name: &str) -> anyhow::Result<()> {
+    node(name, &["join"]).await.map(drop)
+}
+
 /// Starts the bed's API server, and starts and thaws every node: what a scenario that failed may
 /// have left behind.
 ///

@@ -10,8 +10,8 @@ use crate::members::text;
 use crate::process::{run, until};
 use crate::release::Release;
 
-/// A Job of seconds, on a busy machine.
-const JOB: Duration = Duration::from_secs(60);
+/// For a Job to be scheduled, to do its work and to end; a member on a node that died is given up after a minute.
+const JOB: Duration = Duration::from_secs(300);
 
 /// How a Job's pod ended.
 #[derive(Debug)]

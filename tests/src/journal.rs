@@ -136,8 +136,8 @@ impl Journal {
 pub struct History {
     /// When each put was acknowledged, in milliseconds; the first is of number 1.
     pub acknowledged_at: Vec<i64>,
-    /// Attempts that were refused or not answered.
-    pub failed: u64,
+    /// When attempts were refused, or given up unanswered, in milliseconds.
+    pub failed_at: Vec<i64>,
     /// How the puts were answered.
     pub answers: Vec<Answer>,
 }
@@ -190,7 +190,7 @@ impl History {
                         revision: revision.parse()?,
                     });
                 }
-                ("fail", _) => history.failed += 1,
+                ("fail", _) => history.failed_at.push(at),
                 _ => bail!("{line:?} is not a line of it"),
             }
             before = at;
@@ -285,7 +285,7 @@ mod tests {
     fn a_journal_is_read_back_also_while_it_is_written() {
         let text = "ack 1 1000 a b 2\nfail 2 1010 no leader\nack 2 1020 a b 3\nack 3 10";
         let history = History::parse(text).unwrap();
-        assert_eq!((history.acknowledged_at, history.failed), (vec![1000, 1020], 1));
+        assert_eq!((history.acknowledged_at, history.failed_at), (vec![1000, 1020], vec![1010]));
         let spans: Vec<_> = history.answers.iter().map(|put| (put.sent, put.got, put.revision)).collect();
         assert_eq!(spans[1], (1_010_000, 1_020_999, 3), "sent after the answer before");
     }

@@ -3,6 +3,7 @@
 mod bad_install;
 mod by_hand;
 mod drift;
+mod guard;
 mod helm;
 mod image_gone;
 mod kills;

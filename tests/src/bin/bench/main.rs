@@ -1,6 +1,8 @@
 //! `make bench`: how long a scale takes and where the time goes, how long writes stall, and what
 //! the programs need. Each number stands beside its bound; one over its bound fails the bench.
 
+mod admission;
+mod effects;
 mod idle;
 mod page;
 mod scaled;
@@ -50,6 +52,12 @@ async fn all() -> anyhow::Result<()> {
         Ok(())
     })
     .await?;
+    if is_bed() {
+        let unheard = Release::of("bench-unheard", Helm::V4);
+        scenario::run_alone(unheard, async |release| admission::bench(release, &mut numbers).await).await?;
+    } else {
+        println!("admission while etcd is away: only measured in the test bed");
+    }
     page::bench(&ours.context("nothing was measured")?, &mut numbers).await?;
     ensure!(numbers.over.is_empty(), "over the bound: {}", numbers.over.join(", "));
     Ok(())

@@ -8,7 +8,7 @@ use tests::load::Load;
 use tests::process::{Ended, run, until};
 use tests::release::{Ran, Release, now};
 
-use crate::{Numbers, STALL_UP, idle, seconds};
+use crate::{Numbers, STALL_UP, effects, idle, seconds};
 
 /// From the change of the count to the first `member add`, on empty data, images present.
 const FIRST_ADD: f64 = 4.0;
@@ -61,6 +61,7 @@ pub async fn bench(release: &Release, numbers: &mut Numbers) -> anyhow::Result<S
     let scaled = Scaled { seconds: up.seconds(), stall: stall(&load, 4, &up).await? };
     numbers.told("3 → 4", scaled.seconds, "s", None);
     numbers.told("longest stall of writes", scaled.stall, "s", Some(STALL_UP));
+    effects::told(&load, &release.events_since(down.from).await?).await?;
     Ok(scaled)
 }
 

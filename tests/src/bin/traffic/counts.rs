@@ -42,7 +42,7 @@ impl Counts {
         let each: Vec<&[i64]> = clients.iter().map(|client| client.acknowledged_at.as_slice()).collect();
         Ok(Self {
             acknowledged_by_client: clients.iter().map(History::acknowledged).collect(),
-            failed: clients.iter().map(|client| client.failed).sum(),
+            failed: clients.iter().map(|client| client.failed_at.len() as u64).sum(),
             whole: Span::of(&each, None),
             window: window.map(|window| Span::of(&each, Some(window))),
         })

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tests::cluster::{is_bed, top};
+use tests::cluster::{in_node, is_bed, top};
 use tests::disk::Start;
 use tests::faults::{kill_node, start_node};
 use tests::jobs::JobPod;
 use tests::load::Load;
-use tests::process::until;
+use tests::process::{kubectl_json, until};
 use tests::release::{Helm, Ran, Release, Storage, now};
 use tests::scenario;
 
@@ -19,6 +19,8 @@ type Result = anyhow::Result<()>;
 
 /// A Job, a join, and the time until Kubernetes gives a dead node's pod up, on a busy machine.
 const REPLACED: Duration = Duration::from_secs(300);
+/// A key of the load's kind, of a client that the load does not have: to the referee, a client's.
+const HELD: &str = "traffic/902/0000000000";
 /// The exit code of a plan that has something to do.
 const TO_DO: i64 = 3;
 
@@ -37,7 +39,7 @@ async fn a_member_on_an_emptied_disk_is_replaced() -> Result {
         said(release, "replace-healthy", &healthy.message);
         let lost = release.lose_disk(1, Start::Container).await?;
         release.refuses_to_start(&lost, Some(0)).await?;
-        is_replaced(release, &load, 1).await
+        replaced(release, &load, 1, "").await
     })
     .await
 }
@@ -55,29 +57,81 @@ async fn a_member_whose_node_is_gone_comes_back_on_another_with_helm_3() -> Resu
         let load = Load::start(release).await?;
         let node = release.pods().await?[&release.pod(2)].node.clone();
         kill_node(&node).await?;
-        let replaced = is_replaced(release, &load, 2).await;
+        // Before, the Job's own pod may be put there.
+        until("the node is given up", REPLACED, async || {
+            let node = kubectl_json(["get", "node", &node]).await?;
+            let taints = node["spec"]["taints"].to_string();
+            ensure!(taints.contains("unreachable"), "its taints are {taints}");
+            Ok(())
+        })
+        .await?;
+        let outcome = replaced(release, &load, 2, "").await;
         let after = release.pods().await?[&release.pod(2)].node.clone();
         start_node(&node).await?;
-        replaced?;
+        outcome?;
         ensure!(after != node, "it is on {node} again, which is dead");
         release.is_settled(3).await
     })
     .await
 }
 
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_member_that_holds_other_keys_is_named_and_replaced() -> Result {
+    if !is_bed() {
+        println!("not the test bed: no database can be edited");
+        return Ok(());
+    }
+    scenario::run("replace-diverged", Helm::V4, async |release| {
+        release.install(3, &[]).await?;
+        let load = Load::start(release).await?;
+        release.etcdctl(&["put", HELD, "by all of them"]).await?;
+        edit(release, 1, "by all of them", "by none of thm").await?;
+        // Each member serves, and etcd itself says nothing.
+        release.try_upgrade(3, &[]).await?.refused()?;
+        let told = release.job_pod("post").await?.message;
+        said(release, "diverged", &told);
+        let pod = release.pod(1);
+        ensure!(told.contains(&pod) && told.contains(HELD), "neither {pod} nor the key is named: {told}");
+        let status = ["get", "statefulset", &release.statefulset(), "-o", "jsonpath={.metadata.annotations.etcd-scaler\\.io/summary}"];
+        let summary = release.kubectl(&status).await?;
+        ensure!(summary.contains("DataEqual") && summary.contains("False"), "the summary is {summary}");
+        let before = release.pods().await?;
+        let refused = release.kubectl(&["scale", "statefulset", &release.statefulset(), "--replicas=4"]).await;
+        let refused = format!("{:#}", refused.err().context("a scale was admitted though the keys differ")?);
+        said(release, "diverged-scale", &refused);
+        release.kept(&before).await?;
+        replaced(release, &load, 1, ",\"--even-if-it-serves\"").await?;
+        let summary = release.kubectl(&status).await?;
+        ensure!(!summary.contains("False"), "the summary is {summary}");
+        Ok(())
+    })
+    .await
+}
+
+/// Has a member hold another value: its database is edited while it is stopped, by as many bytes.
+async fn edit(release: &Release, ordinal: usize, from: &str, to: &str) -> Result {
+    ensure!(from.len() == to.len(), "{from:?} and {to:?} differ in length");
+    let (node, path) = release.volume_on_node(ordinal).await?;
+    release.take_down(&[ordinal]).await?;
+    let edit = format!("file=$(find \"$1\" -path '*/member/snap/db'); grep -q '{from}' \"$file\"; LC_ALL=C sed -i 's/{from}/{to}/g' \"$file\"");
+    in_node(&node, &["sh", "-ec", &edit, "sh", &path]).await?;
+    release.bring_back().await
+}
+
 /// The plan, which changes nothing, and then the replacement; the others are left alone.
-async fn is_replaced(release: &Release, load: &Load<'_>, ordinal: usize) -> Result {
+async fn replaced(release: &Release, load: &Load<'_>, ordinal: usize, options: &str) -> Result {
     let (mut staying, name) = (release.pods().await?, release.pod(ordinal));
     let lost = staying.remove(&name).with_context(|| format!("{name} is not there"))?;
     let old = release.members_seen_by(0).await?.into_iter().find(|member| member.name == name);
     let old = old.with_context(|| format!("{name} is no member"))?.id;
     let before = (release.record().await?, release.members_seen_by(0).await?);
-    let plan = replace(release, ordinal, "", "replace-plan").await?;
+    let plan = replace(release, ordinal, options, "replace-plan").await?;
     ensure!(plan.exit_code == TO_DO && plan.message.contains(&old), "the plan is {plan:?}");
-    said(release, "replace-plan", &plan.message);
+    said(release, &format!("replace-plan-{ordinal}"), &plan.message);
     ensure!(before == (release.record().await?, release.members_seen_by(0).await?), "the plan changed something");
     let from = now();
-    let done = replace(release, ordinal, ",\"--yes\"", "replace-yes").await?;
+    let done = replace(release, ordinal, &format!("{options},\"--yes\""), "replace-yes").await?;
     ensure!(done.exit_code == 0, "it ended with {done:?}");
     until("it has joined again", REPLACED, async || release.is_settled(3).await).await?;
     release.say(&format!("{name} is replaced in {} s: {}", done.seconds, done.message));

@@ -1,0 +1,266 @@
+//! What speaks against a change of the count though every member is healthy, each made on the real etcd: refused on both
+//! ways with the sentence that a person gets, with nothing changed; and admitted in the nearest form that is safe.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+use tests::process::{Ended, run, until};
+use tests::release::{Helm, Release};
+use tests::scenario;
+
+use crate::said::{error, said};
+
+type Result = anyhow::Result<()>;
+
+/// What the webhook knows of the members is at most 10 s old; on a busy machine the next answer takes a while.
+const SEEN: Duration = Duration::from_secs(60);
+/// A Job, with the launcher's pauses before it.
+const JOB: Duration = Duration::from_secs(180);
+/// Keys of the load's kind, of a client that the load does not have: to the referee, a client's.
+const FILL: &str = "traffic/901/";
+/// So much fills a quota of 32 MiB to more than 80 %, and a volume of 150 MiB beside the log.
+const MIB: usize = 28;
+const OVERRIDE: &str = "etcd-scaler.io/override";
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn alarms_refuse_and_only_the_one_may_be_lifted() -> Result {
+    scenario::run("guard-alarms", Helm::V4, async |release| {
+        release.install(3, &[]).await?;
+        for kind in ["CORRUPT", "NOSPACE"] {
+            let name = format!("guard-{}", kind.to_lowercase());
+            alarm(release, "ACTIVATE", kind).await?;
+            is_refused(release, 4, &format!("alarm {kind}"), &name, &[]).await?;
+            is_refused(release, 2, &format!("alarm {kind}"), &format!("{name}-down"), &[]).await?;
+            // An update that changes no count is none of the guard's.
+            release.kubectl(&["label", "statefulset", &release.statefulset(), &format!("looked-at={kind}")]).await?;
+            lift(release, "4: the disk is being made larger").await?;
+            if kind == "CORRUPT" {
+                is_refused(release, 4, "alarm CORRUPT", &format!("{name}-lifted"), &[]).await?;
+                alarm(release, "DEACTIVATE", kind).await?;
+            }
+        }
+        is_refused(release, 5, &format!("{OVERRIDE} is for 4"), "guard-nospace-lifted-for-another", &[]).await?;
+        let told = scale(release, 4).await?;
+        ensure!(told.success, "{}", told.printed());
+        said(release, "guard-nospace-lifted", &told.printed());
+        said(release, "guard-nospace-lifted-event", &event(release, "RefusalLifted").await?);
+        until("the fourth has joined", JOB, async || release.is_settled(4).await).await?;
+        lift(release, "just do it").await?;
+        is_refused(release, 5, "it has to be '<count>: <reason>'", "guard-override-wrong", &[]).await?;
+        alarm(release, "DEACTIVATE", "NOSPACE").await?;
+        until("it is admitted again", SEEN, async || plan(release, 5).await.and_then(|it| goes(&it))).await
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_database_near_its_quota_refuses_a_newcomer_and_lets_one_leave() -> Result {
+    scenario::run("guard-quota", Helm::V3, async |release| {
+        let quota = ["--set", "etcd.quotaBackendBytes=33554432"];
+        release.install(3, &quota).await?;
+        fill(release, MIB).await?;
+        is_refused(release, 4, "% of its quota", "guard-quota", &quota).await?;
+        // Down is none of the quota's business.
+        let down = plan(release, 2).await?;
+        goes(&down)?;
+        // Less in it, and it is admitted.
+        empty(release, MIB).await?;
+        until("it is admitted again", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+        release.upgrade(4, &quota).await?;
+        release.is_settled(4).await
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_database_that_a_newcomers_volume_does_not_hold_refuses_it() -> Result {
+    scenario::run("guard-volume", Helm::V4, async |release| {
+        let small = ["--set", "etcd.persistence.size=150Mi"];
+        release.install(3, &small).await?;
+        fill(release, MIB).await?;
+        is_refused(release, 4, "a newcomer's volume of", "guard-volume", &small).await?;
+        empty(release, MIB).await?;
+        until("it is admitted again", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+        // A volume that its claim could never be bound to: Helm's check says so, and nothing is made.
+        let before = release.pods().await?;
+        let tiny = [&small[..], &["--set", "pv.capacity=100Mi"]].concat();
+        let refused = release.try_upgrade(4, &tiny).await?.refused()?;
+        said(release, "guard-capacity", &error(&refused));
+        said(release, "guard-capacity-by-the-check", &release.job_pod("preflight").await?.message);
+        ensure!(release.pods().await?.len() == 3, "a fourth pod was made");
+        release.kept(&before).await?;
+        release.upgrade(4, &small).await?;
+        release.is_settled(4).await
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn members_of_different_versions_refuse() -> Result {
+    let release = Release::of("guard-versions", Helm::V4).with_etcd("3.5.35");
+    scenario::run_alone(release, async |release| {
+        release.install(3, &[]).await?;
+        let newer = release.images.etcd_of("3.6.16");
+        // Only this pod, not the template: no roll-out is under way, and the versions differ all the same.
+        let image = format!("etcd={newer}");
+        release.kubectl(&["set", "image", &format!("pod/{}", release.pod(2)), &image]).await?;
+        until("the newer one serves", SEEN, async || {
+            let told = plan(release, 4).await?;
+            ensure!(told["refusal"].as_str().is_some_and(|why| why.contains("different versions")), "{told}");
+            Ok(())
+        })
+        .await?;
+        is_refused(release, 4, "different versions", "guard-versions", &[]).await?;
+        let older = format!("etcd={}", release.images.etcd);
+        release.kubectl(&["set", "image", &format!("pod/{}", release.pod(2)), &older]).await?;
+        until("it is admitted again", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+        let four = release.upgrade(4, &[]).await;
+        four.map(drop)?;
+        release.is_settled(4).await
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_person_is_warned_and_goes_on() -> Result {
+    let release = Release::of("guard-warned", Helm::V4).with_etcd("3.5.16");
+    scenario::run_alone(release, async |release| {
+        release.install(1, &[]).await?;
+        fill(release, 80).await?;
+        compact(release, 80).await?;
+        let two = until("it is told", SEEN, async || {
+            let told = plan(release, 2).await?;
+            let all = told["warnings"].to_string();
+            ensure!(all.contains("defrag") && all.contains("3.5.20"), "{all}");
+            Ok(told)
+        })
+        .await?;
+        goes(&two)?;
+        release.upgrade(2, &[]).await?;
+        let event = event(release, "ScaleWarning").await?;
+        said(release, "guard-warned-single", &event);
+        // It was compacted at its last revision: etcd's hashes are comparable again once there is another.
+        put(release, 1, "y").await?;
+        release.is_settled(2).await
+    })
+    .await
+}
+
+/// Refused by `kubectl scale`, by a patch of the StatefulSet and by Helm, each with the same sentence; nothing changed.
+async fn is_refused(release: &Release, count: usize, says: &str, name: &str, values: &[&str]) -> Result {
+    let set = release.statefulset();
+    let state = async || -> anyhow::Result<_> {
+        let live = release.json(&["get", "statefulset", &set]).await?;
+        Ok((release.members().await?, release.pods().await?, live["spec"].clone(), live["metadata"]["annotations"].clone()))
+    };
+    let before = state().await?;
+    let scaled = until("kubectl scale is refused", SEEN, async || {
+        // Asked first, so that what is not yet known changes nothing.
+        let told = plan(release, count).await?;
+        let why = told["refusal"].as_str().unwrap_or_default();
+        ensure!(why.contains(says), "hook plan: {told}");
+        let scaled = dry(release, &["scale", "statefulset", &set, &format!("--replicas={count}")]).await?;
+        ensure!(!scaled.success && scaled.printed().contains(says), "{}", scaled.printed());
+        Ok(scaled)
+    })
+    .await?;
+    said(release, name, &scaled.printed());
+    let real = scale(release, count).await?;
+    ensure!(!real.success && real.printed().contains(says), "{}", real.printed());
+    let patch = json!({ "spec": { "replicas": count } }).to_string();
+    let patched = kubectl(release, &["patch", "statefulset", &set, "--type=merge", "-p", &patch]).await?;
+    ensure!(!patched.success && patched.printed().contains(says), "{}", patched.printed());
+    let upgraded = release.try_upgrade(count, values).await?.refused()?;
+    ensure!(upgraded.contains(says), "Helm does not say {says:?}: {upgraded}");
+    ensure!(state().await? == before, "a refused request changed something");
+    Ok(())
+}
+
+/// What `hook plan` answers, beside the webhook.
+async fn plan(release: &Release, count: usize) -> anyhow::Result<Value> {
+    let webhook = format!("deploy/{}-etcd-scaler-webhook", release.name);
+    let asked = format!("--replicas={count}");
+    let told = kubectl(release, &["exec", &webhook, "--", "/hook", "plan", &asked, "-o", "json"]).await?;
+    let line = told.stdout.lines().last().with_context(|| told.printed())?;
+    serde_json::from_str(line).with_context(|| told.printed())
+}
+
+fn goes(plan: &Value) -> Result {
+    ensure!(plan["admitted"] == true, "{plan}");
+    Ok(())
+}
+
+async fn scale(release: &Release, count: usize) -> anyhow::Result<Ended> {
+    kubectl(release, &["scale", "statefulset", &release.statefulset(), &format!("--replicas={count}")]).await
+}
+
+async fn dry(release: &Release, arguments: &[&str]) -> anyhow::Result<Ended> {
+    kubectl(release, &[arguments, &["--dry-run=server"]].concat()).await
+}
+
+async fn kubectl(release: &Release, arguments: &[&str]) -> anyhow::Result<Ended> {
+    run("kubectl", [&["-n", &release.namespace], arguments].concat(), "", Duration::from_secs(30)).await
+}
+
+/// A person's word that a count is wanted all the same.
+async fn lift(release: &Release, word: &str) -> anyhow::Result<String> {
+    let word = format!("{OVERRIDE}={word}");
+    release.kubectl(&["annotate", "--overwrite", "statefulset", &release.statefulset(), &word]).await
+}
+
+/// Raises an alarm of the first member, or takes it back, as etcd itself does: etcdctl can only take back.
+async fn alarm(release: &Release, action: &str, kind: &str) -> Result {
+    let id = release.members().await?.into_iter().find(|it| it.name == release.pod(0)).context("no member 0")?.id;
+    let id = u64::from_str_radix(&id, 16)?.to_string();
+    let body = json!({ "action": action, "memberID": id, "alarm": kind }).to_string();
+    let path = format!("/api/v1/namespaces/{}/pods/{}:2379/proxy/v3/maintenance/alarm", release.namespace, release.pod(0));
+    run("kubectl", ["create", "--raw", &path, "-f", "-"], &body, Duration::from_secs(30)).await?.ok().map(drop)
+}
+
+/// Writes so many MiB of keys.
+async fn fill(release: &Release, mib: usize) -> Result {
+    put(release, 2 * mib, &"x".repeat(1 << 19)).await
+}
+
+/// Has so many MiB of keys be small, without their history; the database stays as large as it was.
+async fn compact(release: &Release, mib: usize) -> Result {
+    put(release, 2 * mib, "x").await?;
+    let status: Value = serde_json::from_str(&release.etcdctl(&["endpoint", "status", "-w", "json"]).await?)?;
+    let revision = status[0]["Status"]["header"]["revision"].as_i64().context("no revision")?;
+    release.etcdctl(&["compact", "--physical", &revision.to_string()]).await.map(drop)
+}
+
+/// The same, and the database small again: one member at a time. Written to once more: where the last revision is the
+/// compacted one, etcd's own hashes of members that restarted since are others.
+async fn empty(release: &Release, mib: usize) -> Result {
+    compact(release, mib).await?;
+    for ordinal in 0..3 {
+        release.etcdctl_in(ordinal, &["defrag"]).await?;
+    }
+    put(release, 1, "y").await
+}
+
+async fn put(release: &Release, keys: usize, value: &str) -> Result {
+    for key in 0..keys {
+        let (pod, key) = (release.pod(0), format!("{FILL}{key:010}"));
+        let put = ["-n", &release.namespace, "exec", "-i", &pod, "-c", "etcd", "--", "etcdctl", "put", &key];
+        run("kubectl", put, value, Duration::from_secs(30)).await?.ok()?;
+    }
+    Ok(())
+}
+
+/// The note of the newest Event with this reason.
+async fn event(release: &Release, reason: &str) -> anyhow::Result<String> {
+    until(&format!("there is an Event {reason}"), SEEN, async || {
+        let events = release.events_since(0).await?;
+        let event = events.into_iter().rev().find(|event| event.reason == reason);
+        event.map(|event| event.note).with_context(|| format!("no Event {reason}"))
+    })
+    .await
+}
