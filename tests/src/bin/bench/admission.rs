@@ -31,7 +31,7 @@ pub async fn bench(release: &Release, numbers: &mut Numbers) -> anyhow::Result<(
     let refused = async {
         until("nothing is known of etcd", SEEN, async || {
             let asked = ask(release).await?;
-            ensure!(!asked.success && asked.printed().contains("did not answer"), "{}", asked.printed());
+            ensure!(!asked.success && asked.printed().contains("no answer within"), "{}", asked.printed());
             println!("{}", asked.printed().trim());
             Ok(())
         })
