@@ -339,7 +339,8 @@ async fn write(urls: BTreeMap<u32, String>, writer: usize) {
     for number in 0.. {
         turns.tick().await;
         // One that is stopped for an edit does not.
-        let _ = client.put(key(keys() / 2 + (writer + number * WRITERS) % (keys() / 2)), number.to_string(), None).await;
+        let _ =
+            client.put(key(keys() / 2 + (writer + number * WRITERS) % (keys() / 2)), number.to_string(), None).await;
     }
 }
 

@@ -119,7 +119,8 @@ async fn no_volume(objects: &Objects, plan: &VolumePlan, live: &Value) -> anyhow
             room::too_small(&plan.capacity, asked).filter(|_| ours)
         }
         None => {
-            let all = objects.classes.list(&ListParams::default()).await.context("failed to list the StorageClasses")?;
+            let all =
+                objects.classes.list(&ListParams::default()).await.context("failed to list the StorageClasses")?;
             room::no_default(&values(&all.items)?)
         }
     })

@@ -39,7 +39,9 @@ impl DiskPools {
                 let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
                 let listed = api.list(&ListParams::default()).await;
                 let listed = listed.with_context(|| {
-                    format!("failed to list the DiskPools of namespace {namespace}, so whether storage is well is not known")
+                    format!(
+                        "failed to list the DiskPools of namespace {namespace}, so whether storage is well is not known"
+                    )
                 })?;
                 listed.items.iter().map(|pool| Pool::of(&value_of(pool))).collect()
             }

@@ -24,7 +24,11 @@ impl Pool {
     #[must_use]
     pub fn of(object: &Value) -> Self {
         let text = |places: &[&str]| {
-            places.iter().find_map(|place| object.pointer(place)?.as_str()).filter(|text| !text.is_empty()).map(str::to_owned)
+            places
+                .iter()
+                .find_map(|place| object.pointer(place)?.as_str())
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
         };
         Self {
             name: text(&["/metadata/name"]).unwrap_or_default(),
@@ -48,7 +52,9 @@ pub fn unwell(pools: &[Pool]) -> Option<String> {
     let each: Vec<String> = pools
         .iter()
         .filter(|pool| !pool.is_well())
-        .map(|pool| format!("{} on {}: STATE {}, POOL_STATUS {}", pool.name, pool.node, said(&pool.state), said(&pool.status)))
+        .map(|pool| {
+            format!("{} on {}: STATE {}, POOL_STATUS {}", pool.name, pool.node, said(&pool.state), said(&pool.status))
+        })
         .collect();
     (!each.is_empty()).then(|| {
         format!(
@@ -66,7 +72,9 @@ mod tests {
     use serde_json::json;
 
     fn pool(name: &str, status: &Value) -> Pool {
-        Pool::of(&json!({ "metadata": { "name": name }, "spec": { "node": format!("node-of-{name}") }, "status": status }))
+        Pool::of(
+            &json!({ "metadata": { "name": name }, "spec": { "node": format!("node-of-{name}") }, "status": status }),
+        )
     }
 
     #[test]

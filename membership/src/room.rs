@@ -32,7 +32,8 @@ pub fn too_small(capacity: &str, asked: Option<u64>) -> Option<String> {
 #[must_use]
 pub fn no_default(classes: &[Value]) -> Option<String> {
     let keys = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
-    let is_default = |class: &&Value| keys.iter().any(|key| text(class, &["metadata", "annotations", key]) == Some("true"));
+    let is_default =
+        |class: &&Value| keys.iter().any(|key| text(class, &["metadata", "annotations", key]) == Some("true"));
     classes.iter().find(is_default).is_none().then(|| {
         "the newcomers' claims name no StorageClass, and none is the cluster's default: nothing would make their volumes. Mark one as the default, or name one (etcd.persistence.storageClass)".to_owned()
     })
@@ -97,7 +98,8 @@ fn against(template: &Value, node: &Value) -> Option<String> {
     if let Some((key, _)) = wanted.clone().find(|(key, value)| label(key) != value.as_str()) {
         return Some(format!("has not the label {key} that is wanted"));
     }
-    let path = ["spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"];
+    let path =
+        ["spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"];
     let terms = list(template, &path);
     let fits = |term: &Value| list(term, &["matchExpressions"]).iter().all(|it| matches(it, label));
     (!terms.is_empty() && !terms.iter().any(fits)).then(|| "is not one of those that are wanted (nodeAffinity)".into())
@@ -173,9 +175,11 @@ mod tests {
         let mut zone = statefulset();
         zone["spec"]["template"]["spec"]["nodeSelector"] = json!({ "zone": "b" });
         assert!(too_few_nodes(&zone, &nodes, 3).unwrap().starts_with("0 of 3 nodes"), "another zone is wanted");
-        let required = |operator: &str| json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
+        let required = |operator: &str| {
+            json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [
             { "matchExpressions": [{ "key": HOSTNAME, "operator": operator, "values": ["a", "b"] }] },
-        ] } } });
+        ] } } })
+        };
         for (operator, able) in [("In", 2), ("NotIn", 1), ("Exists", 3), ("DoesNotExist", 0), ("Gt", 3)] {
             let mut some = statefulset();
             let mut affinity = required(operator);

@@ -12,7 +12,6 @@ use membership::names::Target;
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
-
 /// The longest note that the API takes, in bytes.
 const NOTE_LIMIT: usize = 1024;
 /// The same Event is written once in this time: an autoscaler asks every 15 s.

@@ -70,7 +70,8 @@ async fn warm(release: &Release) -> anyhow::Result<()> {
 async fn ask(release: &Release) -> anyhow::Result<Ended> {
     let patch = "{\"spec\":{\"replicas\":4}}";
     let set = release.statefulset();
-    let words = ["-n", &release.namespace, "patch", "statefulset", &set, "--type=merge", "-p", patch, "--dry-run=server"];
+    let words =
+        ["-n", &release.namespace, "patch", "statefulset", &set, "--type=merge", "-p", patch, "--dry-run=server"];
     run("kubectl", words, "", Duration::from_secs(30)).await
 }
 

@@ -37,7 +37,10 @@ pub async fn told(load: &Load<'_>, events: &[Event]) -> anyhow::Result<()> {
             let pairs = acknowledged.windows(2).filter(|pair| pair[1] > from && pair[0] < to);
             let stall = pairs.map(|pair| pair[1] - pair[0]).max().context("no write was acknowledged")?;
             let failed = failed.iter().filter(|&&at| from < at && at < to).count();
-            println!("{step:<16} longest stall of writes {stall:>5} ms, failed requests {failed:>3}   ({})", event.note);
+            println!(
+                "{step:<16} longest stall of writes {stall:>5} ms, failed requests {failed:>3}   ({})",
+                event.note
+            );
         }
     }
     Ok(())

@@ -157,7 +157,12 @@ async fn is_refused(release: &Release, count: usize, says: &str, name: &str, val
     let set = release.statefulset();
     let state = async || -> anyhow::Result<_> {
         let live = release.json(&["get", "statefulset", &set]).await?;
-        Ok((release.members().await?, release.pods().await?, live["spec"].clone(), live["metadata"]["annotations"].clone()))
+        Ok((
+            release.members().await?,
+            release.pods().await?,
+            live["spec"].clone(),
+            live["metadata"]["annotations"].clone(),
+        ))
     };
     let before = state().await?;
     let scaled = until("kubectl scale is refused", SEEN, async || {
@@ -219,7 +224,8 @@ async fn alarm(release: &Release, action: &str, kind: &str) -> Result {
     let id = release.members().await?.into_iter().find(|it| it.name == release.pod(0)).context("no member 0")?.id;
     let id = u64::from_str_radix(&id, 16)?.to_string();
     let body = json!({ "action": action, "memberID": id, "alarm": kind }).to_string();
-    let path = format!("/api/v1/namespaces/{}/pods/{}:2379/proxy/v3/maintenance/alarm", release.namespace, release.pod(0));
+    let path =
+        format!("/api/v1/namespaces/{}/pods/{}:2379/proxy/v3/maintenance/alarm", release.namespace, release.pod(0));
     run("kubectl", ["create", "--raw", &path, "-f", "-"], &body, Duration::from_secs(30)).await?.ok().map(drop)
 }
 

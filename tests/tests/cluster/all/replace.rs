@@ -93,7 +93,13 @@ async fn a_member_that_holds_other_keys_is_named_and_replaced() -> Result {
         said(release, "diverged", &told);
         let pod = release.pod(1);
         ensure!(told.contains(&pod) && told.contains(HELD), "neither {pod} nor the key is named: {told}");
-        let status = ["get", "statefulset", &release.statefulset(), "-o", "jsonpath={.metadata.annotations.etcd-scaler\\.io/summary}"];
+        let status = [
+            "get",
+            "statefulset",
+            &release.statefulset(),
+            "-o",
+            "jsonpath={.metadata.annotations.etcd-scaler\\.io/summary}",
+        ];
         let summary = release.kubectl(&status).await?;
         ensure!(summary.contains("DataEqual") && summary.contains("False"), "the summary is {summary}");
         let before = release.pods().await?;
@@ -114,7 +120,9 @@ async fn edit(release: &Release, ordinal: usize, from: &str, to: &str) -> Result
     ensure!(from.len() == to.len(), "{from:?} and {to:?} differ in length");
     let (node, path) = release.volume_on_node(ordinal).await?;
     release.take_down(&[ordinal]).await?;
-    let edit = format!("file=$(find \"$1\" -path '*/member/snap/db'); grep -q '{from}' \"$file\"; LC_ALL=C sed -i 's/{from}/{to}/g' \"$file\"");
+    let edit = format!(
+        "file=$(find \"$1\" -path '*/member/snap/db'); grep -q '{from}' \"$file\"; LC_ALL=C sed -i 's/{from}/{to}/g' \"$file\""
+    );
     in_node(&node, &["sh", "-ec", &edit, "sh", &path]).await?;
     release.bring_back().await
 }
