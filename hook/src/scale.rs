@@ -30,7 +30,7 @@ use crate::serving::permit;
 use crate::validate::{self, Asked};
 
 /// How often is looked while there is only waiting to do.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(100);
 /// How often a wait that goes on is said again.
 const REPEAT: Duration = Duration::from_secs(10);
 /// What a run past its deadline has to undo a join that is half done. The Job's
@@ -121,7 +121,7 @@ async fn keep_the_copies(objects: &Objects, target: &Target, lease: &Lease) -> a
         lease.write(Some(&record)).await?;
     }
     let uid = statefulset.metadata.uid.clone().unwrap_or_default();
-    permit(objects, lease.name(), target, &statefulset, &names(target, &uid, &record)).await?;
+    permit(objects, lease.name(), target, &statefulset, &names(target, &record)).await?;
     let annotations = statefulset.metadata.annotations.as_ref();
     if annotations.and_then(|all| all.get(RECORDED_FOR)) != Some(&uid) {
         let patch = json!({ "metadata": { "uid": uid, "annotations": { RECORDED_FOR: uid } } });
@@ -319,8 +319,7 @@ async fn note(objects: &Objects, target: &Target, status: Status, found: &str) -
         "uid": statefulset.metadata.uid,
         "annotations": { SUMMARY: summary.annotation() },
     } });
-    let written =
-        objects.statefulsets.patch(&target.statefulset, &PatchParams::default(), &Patch::Merge(&patch)).await;
+    let written = objects.statefulsets.patch(&target.statefulset, &PatchParams::default(), &Patch::Merge(&patch)).await;
     written.with_context(|| format!("failed to write into {target} what the comparison found"))?;
     Ok(())
 }

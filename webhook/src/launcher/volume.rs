@@ -2,6 +2,8 @@
 //! containers run meanwhile, which is a second of every scale where nobody provisions volumes. No more than a head
 //! start: what is not made here the Job makes, and it looks at what there is before it uses it.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -11,6 +13,12 @@ use membership::patch::statefulset;
 use membership::record::State;
 use membership::volume::{VolumePlan, is_provisioned};
 use serde_json::Value;
+use tokio::time::Instant;
+
+/// How long the volume's phase and the claim are waited for: both come within tens of milliseconds.
+const WAKES: Duration = Duration::from_secs(1);
+/// How often is looked.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Makes volumes.
 pub struct Volumes {
@@ -54,12 +62,32 @@ impl Volumes {
             Err(kube::Error::Api(status)) if status.code == 409 => return Ok(None),
             Err(error) => return Err(error),
         }
-        let touch = Patch::Merge(self.plan.touch(ordinal));
-        match self.claims.patch(&claim, &PatchParams::default(), &touch).await {
-            // Not made yet: it finds the volume.
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Some(told)),
-            touched => touched.map(|_| Some(told)),
+        self.wake(&claim, ordinal).await.map(|()| Some(told))
+    }
+
+    /// Has the volume controller bind the claim now. Only once it has written the new volume's phase: at the
+    /// same time the one write makes the other fail, and a claim is not tried again until it changes (seen, half
+    /// a second of the scale). A claim or a phase that does not come is the Job's to wait for.
+    async fn wake(&self, claim: &str, ordinal: Ordinal) -> Result<(), kube::Error> {
+        let end = Instant::now() + WAKES;
+        while !self.is_available(&self.plan.name(ordinal)).await? && Instant::now() < end {
+            tokio::time::sleep(LOOK).await;
         }
+        let touch = Patch::Merge(self.plan.touch(ordinal));
+        loop {
+            match self.claims.patch(claim, &PatchParams::default(), &touch).await {
+                Err(kube::Error::Api(status)) if status.code == 404 && Instant::now() < end => {
+                    tokio::time::sleep(LOOK).await;
+                }
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+                touched => return touched.map(drop),
+            }
+        }
+    }
+
+    async fn is_available(&self, volume: &str) -> Result<bool, kube::Error> {
+        let found = self.volumes.get_opt(volume).await?;
+        Ok(found.and_then(|volume| volume.status?.phase).is_some_and(|phase| phase != "Pending"))
     }
 }
 
