@@ -218,9 +218,9 @@ impl Apply<'_> {
     async fn record(&self, record: &Record, what: &str) -> anyhow::Result<Applied> {
         let target = &self.seen.target;
         let uid = self.statefulset.metadata.uid.as_deref().unwrap_or_default();
-        let after = serving::names(target, uid, record);
+        let after = serving::names(target, record);
         let mut both = after.clone();
-        both.extend(self.seen.record.iter().flat_map(|record| serving::names(target, uid, record)));
+        both.extend(self.seen.record.iter().flat_map(|record| serving::names(target, record)));
         self.serve(&both).await?;
         self.lease.write(Some(record)).await?;
         failpoint::copied(self.seen.record.as_ref(), record, self.lease).await;

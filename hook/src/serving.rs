@@ -16,7 +16,7 @@ use membership::serving::{GROUP, RESOURCE, VERB};
 
 use crate::objects::Objects;
 
-/// Has the Role of this name permit these names and no others, until the StatefulSet is gone.
+/// Has the Role of this name permit these names and no others, until the StatefulSet is gone with its pods.
 ///
 /// # Errors
 /// When the API server did not answer or somebody else changed it meanwhile.
@@ -36,7 +36,7 @@ pub async fn permit(
         resource_names: Some(names.iter().cloned().collect()),
         ..PolicyRule::default()
     }]);
-    // It goes with the StatefulSet. One that is made again under the same name is another one.
+    // It goes where the StatefulSet is deleted with its pods, and stays where these are orphaned with it.
     let owner_references = statefulset.owner_ref(&()).map(|owner| vec![owner]);
     let labels = BTreeMap::from([(TARGET.to_owned(), target.statefulset.clone())]);
     let metadata =

@@ -19,13 +19,14 @@ pub const RESOURCE: &str = "members";
 pub const VERB: &str = "serve";
 
 /// The names that the Role permits: each pod of which the record says that its member is to be
-/// served without our mark, and the StatefulSet itself, which says that there is a record. With the
-/// UID, because what is recorded of one StatefulSet says nothing of a later one of its name.
+/// served without our mark, and the StatefulSet itself, which says that there is a record. Without
+/// a UID: a StatefulSet that is made again over its living members is another object, and who was
+/// no member before is none then. The Role goes with a StatefulSet that is deleted with its pods.
 #[must_use]
-pub fn names(target: &Target, uid: &str, record: &Record) -> BTreeSet<String> {
+pub fn names(target: &Target, record: &Record) -> BTreeSet<String> {
     let serving = record.members.iter().filter(|(_, recorded)| recorded.state != State::Joining);
     let pods = serving.map(|(&ordinal, _)| target.pod(ordinal));
-    pods.chain([target.statefulset.clone()]).map(|name| format!("{name}/{uid}")).collect()
+    pods.chain([target.statefulset.clone()]).collect()
 }
 
 #[cfg(test)]
@@ -37,10 +38,10 @@ mod tests {
     #[test]
     fn a_joining_member_is_not_among_them() {
         let record = Record::new(Id(1));
-        assert_eq!(names(&puls8(), "u", &record), BTreeSet::from(["puls8-etcd/u".into()]));
+        assert_eq!(names(&puls8(), &record), BTreeSet::from(["puls8-etcd".into()]));
         let record = record.with(0, Id(1), State::Member).with(1, Id(2), State::Bootstrapping);
         let record = record.with(2, Id(3), State::Leaving).with(3, Id(4), State::Joining);
-        let names = names(&puls8(), "u", &record);
-        assert_eq!(Vec::from_iter(names), ["puls8-etcd-0/u", "puls8-etcd-1/u", "puls8-etcd-2/u", "puls8-etcd/u"]);
+        let names = names(&puls8(), &record);
+        assert_eq!(Vec::from_iter(names), ["puls8-etcd", "puls8-etcd-0", "puls8-etcd-1", "puls8-etcd-2"]);
     }
 }

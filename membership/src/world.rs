@@ -259,6 +259,11 @@ impl World {
 
     /// What the webhook makes of a new pod, by its ordinal's state.
     fn admit_pod(&mut self, ordinal: Ordinal) {
+        // The admission policy denies it: it was no member, and without a record nobody holds it.
+        let served = |copy: &Record| copy.state(ordinal).is_some_and(|state| state != State::Joining);
+        if self.record.is_none() && self.copy.as_ref().is_some_and(|copy| !served(copy)) {
+            return;
+        }
         match self.record.as_ref().map(|record| record.state(ordinal)) {
             Some(Some(State::Member | State::Leaving)) => self.make_pod(ordinal, false),
             Some(Some(State::Joining) | None) => self.make_pod(ordinal, true),

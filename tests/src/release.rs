@@ -249,9 +249,17 @@ impl Release {
     /// # Errors
     /// When it fails.
     pub async fn install(&self, members: usize, more: &[&str]) -> anyhow::Result<Ran> {
-        let ran = self.helm("install", members, more).await?;
+        let ran = self.try_install(members, more).await?;
         ran.ended.clone().ok()?;
         Ok(ran)
+    }
+
+    /// `helm install` with this many members, however it ends.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn try_install(&self, members: usize, more: &[&str]) -> anyhow::Result<Ran> {
+        self.helm("install", members, more).await
     }
 
     /// `helm upgrade` to this many members, to its success.
@@ -272,7 +280,25 @@ impl Release {
         self.helm("upgrade", members, more).await
     }
 
+    /// The StatefulSet as the chart alone has it, without a look at the cluster: what a program applies
+    /// that only renders.
+    ///
+    /// # Errors
+    /// When it cannot be rendered.
+    pub async fn rendered(&self, members: usize) -> anyhow::Result<String> {
+        let (chart, values) = (chart(), self.values(members).await?);
+        let only = "templates/etcd/statefulset.yaml";
+        let ran = self.run_helm(&["template", &self.name, &chart, "--set", &values, "-s", only]).await?;
+        ran.ended.ok()
+    }
+
     async fn helm(&self, verb: &str, members: usize, more: &[&str]) -> anyhow::Result<Ran> {
+        let (chart, values) = (chart(), self.values(members).await?);
+        let command = [verb, &self.name, &chart, "--hide-notes", "--set", &values];
+        self.run_helm(&[&command, more].concat()).await
+    }
+
+    async fn values(&self, members: usize) -> anyhow::Result<String> {
         let image = |image: &str| image.rsplit_once(':').map(|(a, b)| (a.to_owned(), b.to_owned()));
         let image = |name: &str| image(name).with_context(|| format!("image {name} has no tag"));
         let ((scaler, scaler_tag), (etcd, etcd_tag)) = (image(&self.images.scaler)?, image(&self.images.etcd)?);
@@ -286,7 +312,7 @@ impl Release {
                 format!("pv.namePrefix={name}-volume,pv.hostPath={HOST_PATH}/{name}/{run}/pod-,")
             }
         };
-        let values = format!(
+        Ok(format!(
             "image.repository={scaler},image.tag={scaler_tag},\
              etcd.image.repository={etcd},etcd.image.tag={etcd_tag},\
              etcd.volumePermissions.enabled=true,\
@@ -294,10 +320,7 @@ impl Release {
              etcd.persistence.storageClass={},etcd.podAntiAffinityPreset={affinity},\
              {manual}etcd.replicaCount={members}",
             self.storage.class()
-        );
-        let chart = chart();
-        let command = [verb, &self.name, &chart, "--hide-notes", "--set", &values];
-        self.run_helm(&[&command, more].concat()).await
+        ))
     }
 
     /// `helm upgrade --reuse-values`: nothing but these values is said.

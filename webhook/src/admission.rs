@@ -239,7 +239,16 @@ impl Admission {
                         ));
                     }
                 }
-                statefulset::lives(&record, target, &answers).then_some(record)
+                let lives = statefulset::lives(&record, target, &answers);
+                if !lives {
+                    let claims = statefulset::claims(new, target, asked.iter().copied());
+                    let kept = self.cluster.kept(&claims).await?;
+                    if let Some(why) = statefulset::over_kept_volumes(new, target, &record, &kept, self.cluster.lease())
+                    {
+                        return Ok(Verdict::Deny(why));
+                    }
+                }
+                lives.then_some(record)
             }
             None => None,
         };

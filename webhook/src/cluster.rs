@@ -8,7 +8,7 @@ use futures::{StreamExt, pin_mut};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::ApiResource;
 use kube::runtime::watcher::{self, Event};
@@ -62,6 +62,7 @@ pub struct Cluster {
     api: Api<DynamicObject>,
     leases: Api<Lease>,
     pods: Api<Pod>,
+    claims: Api<PersistentVolumeClaim>,
     revisions: Api<ControllerRevision>,
     names: Arc<Target>,
     lease: Arc<str>,
@@ -75,8 +76,10 @@ impl Cluster {
         let api = Api::namespaced_with(client.clone(), &names.namespace, &kind);
         let leases = Api::namespaced(client.clone(), &names.namespace);
         let pods = Api::namespaced(client.clone(), &names.namespace);
+        let claims = Api::namespaced(client.clone(), &names.namespace);
         let revisions = Api::namespaced(client.clone(), &names.namespace);
-        Self { api, leases, pods, revisions, names: Arc::new(names), lease: lease.into(), started: Timestamp::now() }
+        let (names, lease, started) = (Arc::new(names), lease.into(), Timestamp::now());
+        Self { api, leases, pods, claims, revisions, names, lease, started }
     }
 
     /// The same, and a watch of it that never ends.
@@ -151,6 +154,24 @@ impl Cluster {
             }
             Ok(Err(error)) => Err(format!("cannot read Lease {name}: {error}")),
             Err(_) => Err(format!("cannot read Lease {name}: no answer in {:.1} s", READ_DEADLINE.as_secs_f64())),
+        }
+    }
+
+    /// The name of the Lease that has the copy.
+    pub fn lease(&self) -> &str {
+        &self.lease
+    }
+
+    /// Those of these claims that are there.
+    ///
+    /// # Errors
+    /// When the API server did not answer in time.
+    pub async fn kept(&self, claims: &[String]) -> Result<Vec<String>, String> {
+        let reads = claims.iter().map(|claim| self.claims.get_metadata_opt(claim));
+        match tokio::time::timeout(READ_DEADLINE, futures::future::try_join_all(reads)).await {
+            Ok(Ok(found)) => Ok(found.into_iter().flatten().filter_map(|claim| claim.metadata.name).collect()),
+            Ok(Err(error)) => Err(format!("cannot read the claims {}: {error}", claims.join(", "))),
+            Err(_) => Err(format!("cannot read the claims {}: no answer in time", claims.join(", "))),
         }
     }
 

@@ -78,6 +78,32 @@ changes nothing is then no change at all, and passes also while the webhook is d
 {{- end }}
 {{- end -}}
 
+{{- /*
+A StatefulSet that is made over the volumes of an earlier one's members: more than those would start as a cluster of their
+own beside them, and nothing of ours runs yet that could hold them. Who the members were is in the Lease, which outlives
+an installation. Without a claim of theirs their data is gone, and it begins anew.
+*/ -}}
+{{- define "etcd-scaler.etcd.over-kept-volumes" -}}
+{{- $target := include "etcd-scaler.target" . -}}
+{{- $namespace := .Release.Namespace -}}
+{{- $lease := include "etcd-scaler.lease" . -}}
+{{- if not (lookup "apps/v1" "StatefulSet" $namespace $target) -}}
+{{- $annotations := dig "metadata" "annotations" dict (lookup "coordination.k8s.io/v1" "Lease" $namespace $lease) -}}
+{{- $members := dig "members" dict (fromJson (get (default dict $annotations) "etcd-scaler.io/record" | default "{}")) -}}
+{{- $kept := list -}}
+{{- range $ordinal := keys $members | sortAlpha -}}
+{{- $claim := printf "data-%s-%s" $target $ordinal -}}
+{{- if lookup "v1" "PersistentVolumeClaim" $namespace $claim -}}
+{{- $kept = append $kept $claim -}}
+{{- end -}}
+{{- end -}}
+{{- $count := len $members -}}
+{{- if and $kept (gt (int .Values.etcd.replicaCount) $count) -}}
+{{- fail (printf "creating StatefulSet %s/%s with %d replicas is refused: the volumes of an earlier cluster with %d members are kept (%s; Lease %s). The others would begin a cluster of their own beside it. Create it with %d: --set etcd.replicaCount=%d, and scale then. If that data is of no use, delete the claims, or: kubectl delete lease %s -n %s" $namespace $target (int .Values.etcd.replicaCount) $count (join ", " $kept) $lease $count $count $lease $namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "etcd-scaler.etcd.env" -}}
 {{- $host := include "etcd-scaler.etcd.host" (dict "root" . "pod" "$(POD_NAME)") -}}
 - name: POD_NAME

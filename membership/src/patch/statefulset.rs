@@ -16,7 +16,9 @@ use serde_json::{Map, Value};
 use super::{Edit, annotation, env, get, ownership, text};
 use crate::guard::condition::{DEFAULT_QUOTA, Override, Room};
 use crate::guard::reset::OnReset;
-use crate::names::{KEPT_PARTITION, LEAVING, LEFT, ON_RESET, OVERRIDE, Ordinal, RECORD, SCALED_TO, STOP, SUMMARY, Target};
+use crate::names::{
+    KEPT_PARTITION, LEAVING, LEFT, ON_RESET, OVERRIDE, Ordinal, RECORD, SCALED_TO, STOP, SUMMARY, Target,
+};
 use crate::observed::{self, Answered};
 use crate::record::{ParseRecordError, Record, State};
 use crate::size::quantity;
@@ -217,6 +219,35 @@ pub fn created(new: &Value, target: &Target, living: Option<&Record>, newest: Op
         None => edit.remove(&place),
     }
     Ok(edit.finish())
+}
+
+/// Why it is not created over kept volumes: the members of `record` do not answer, the `claims` of some of
+/// them are there, and more than them are asked for. Those would begin a cluster of their own, and serve
+/// as one where they are a quorum, beside the old members that come back on their data. Without a claim
+/// the data is gone, and it begins anew. `lease`: the name of the Lease that has the record's copy.
+#[must_use]
+pub fn over_kept_volumes(
+    new: &Value,
+    target: &Target,
+    record: &Record,
+    claims: &[String],
+    lease: &str,
+) -> Option<String> {
+    let (count, asked) = (record.count(), replicas(new));
+    (asked > count && !claims.is_empty()).then(|| {
+        format!(
+            "creating {target} with {asked} replicas is refused: the volumes of an earlier cluster with {count} members are kept ({}; Lease {lease}). The others would begin a cluster of their own beside it. Create it with {count}: --set etcd.replicaCount={count}, and scale then. If that data is of no use, delete the claims, or: kubectl delete lease {lease} -n {}",
+            claims.join(", "),
+            target.namespace,
+        )
+    })
+}
+
+/// The names of the claims that the pods of these ordinals have.
+#[must_use]
+pub fn claims(object: &Value, target: &Target, ordinals: impl Iterator<Item = Ordinal>) -> Vec<String> {
+    let name = text(object, &["spec", "volumeClaimTemplates", "0", "metadata", "name"]);
+    name.map(|name| ordinals.map(|ordinal| target.claim(name, ordinal)).collect()).unwrap_or_default()
 }
 
 /// A template without what a ControllerRevision writes differently: fields that are null, and how

@@ -383,6 +383,21 @@ fn a_statefulset_made_over_living_members_gets_their_record_and_no_other_count()
 }
 
 #[test]
+fn over_kept_volumes_no_more_than_those_members_begin() {
+    let new = |count: u32| {
+        let mut new = with(charts(), "/spec/replicas", json!(count));
+        new["spec"]["volumeClaimTemplates"] = json!([{ "metadata": { "name": "data" } }]);
+        new
+    };
+    let refused = |count, kept: &[String]| over_kept_volumes(&new(count), &puls8(), &record_of(3), kept, "etcd-scaler");
+    let claims = claims(&new(3), &puls8(), 0..2);
+    assert_eq!(claims, ["data-puls8-etcd-0", "data-puls8-etcd-1"]);
+    assert_eq!(refused(3, &claims), None);
+    assert_eq!(refused(7, &[]), None, "their data is gone");
+    insta::assert_snapshot!(refused(7, &claims).unwrap());
+}
+
+#[test]
 fn made_over_living_members_nobody_rolls_for_the_managed_environment_alone() {
     let revision = |object: &Value| {
         let mut template = object["spec"]["template"].clone();

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use tests::load::Load;
 use tests::members::Member;
 use tests::process::{kubectl, run, until};
-use tests::release::{Helm, Release};
+use tests::release::{Helm, Release, Storage};
 use tests::scenario;
 use tests::set::RECORD;
 
@@ -19,6 +19,8 @@ type Result = anyhow::Result<()>;
 const KEYS: &str = "traffic/901/";
 /// Until something that the webhook or the Job mends is mended.
 const MENDED: Duration = Duration::from_secs(60);
+/// Until several members have joined or left.
+const GROWN: Duration = Duration::from_secs(300);
 
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
@@ -87,6 +89,70 @@ async fn orphaned(name: &str, helm: Helm) -> Result {
         is_theirs_again(release, &before, &members).await?;
         let all = tests::release::Ran { ended: release.try_create(&saved).await?, from: 0, to: tests::release::now() };
         load.lost_nothing(4, &all).await.map(drop)
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn created_again_with_another_count_while_no_webhook_runs() -> Result {
+    made_again_unseen(Release::of("unseen", Helm::V4)).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn created_again_with_another_count_while_no_webhook_runs_on_provisioned_volumes() -> Result {
+    made_again_unseen(Release::of("unseen-3", Helm::V3).on(Storage::Provisioned)).await
+}
+
+/// Nobody refuses the other count, and the template says that all of them are new: four of seven would
+/// be a cluster of their own.
+async fn made_again_unseen(release: Release) -> Result {
+    scenario::run_on(release, async |release| {
+        release.install(3, &[]).await?;
+        let load = Load::start(release).await?;
+        let (before, members) = (release.pods().await?, release.members().await?);
+        let charts = release.rendered(7).await?;
+        release.stop_webhook().await?;
+        release.orphan().await?;
+        release.say("created again with 7 while no webhook runs");
+        run("kubectl", ["create", "-f", "-"], &charts, MENDED).await?.ok()?;
+        let set = release.statefulset();
+        let events = ["get", "events", "--field-selector", &format!("involvedObject.name={set},reason=FailedCreate")];
+        let denied = until("the newcomers are denied", MENDED, async || {
+            let events = release.json(&events).await?;
+            let said = events["items"].as_array().into_iter().flatten().filter_map(|event| event["message"].as_str());
+            let last = release.pod(6);
+            let said: Vec<&str> = said.filter(|said| said.contains("is not that of a member")).collect();
+            said.iter().find(|said| said.contains(&last)).map(|said| (*said).to_owned()).context("not yet")
+        })
+        .await?;
+        release.say(&denied);
+        // A member's own pod is never held.
+        release.kubectl(&["delete", "pod", &release.pod(1)]).await?;
+        let mut others = before.clone();
+        others.remove(&release.pod(1));
+        until("the deleted member is back", MENDED, async || {
+            let pods = release.pods().await?;
+            ensure!(pods.len() == 3, "the pods are {pods:?}");
+            ensure!(release.members_seen_by(1).await? == members, "the member list changed");
+            Ok(())
+        })
+        .await?;
+        release.start_webhook().await?;
+        until("all seven are members", GROWN, async || release.is_settled(7).await).await?;
+        release.kept(&others).await?;
+        // Fewer, too: what the count says is done when there is somebody to do it.
+        release.stop_webhook().await?;
+        release.orphan().await?;
+        let from = tests::release::now();
+        let ended = run("kubectl", ["create", "-f", "-"], &release.rendered(5).await?, MENDED).await?;
+        ended.clone().ok()?;
+        release.start_webhook().await?;
+        until("five are left", GROWN, async || release.is_settled(5).await).await?;
+        release.kept(&others).await?;
+        let all = tests::release::Ran { ended, from, to: tests::release::now() };
+        load.lost_nothing(5, &all).await.map(drop)
     })
     .await
 }
@@ -170,6 +236,10 @@ async fn kept_volumes(name: &str, helm: Helm) -> Result {
     scenario::run(name, helm, async |release| {
         let (cluster, members) = four_with_keys(release).await?;
         release.uninstall().await?;
+        // The others would begin a cluster of their own, and nothing of ours runs yet.
+        let refused = release.try_install(7, &[]).await?.refused()?;
+        release.say(&format!("with 7 over the volumes of 4: {}", refused.trim()));
+        ensure!(refused.contains("the volumes of an earlier cluster with 4 members are kept"), "{refused}");
         release.install(4, &[]).await?;
         release.is_settled(4).await?;
         ensure!(release.members().await? == members, "the members are others than before");
@@ -177,7 +247,15 @@ async fn kept_volumes(name: &str, helm: Helm) -> Result {
         keys_are(release, 100, 4).await?;
         release.say(&format!("installed again over kept volumes: cluster {cluster}, the same members, all keys"));
         release.upgrade(5, &[]).await?;
-        release.is_settled(5).await
+        release.is_settled(5).await?;
+        // The same where only the StatefulSet was deleted, by the webhook.
+        release.kubectl(&["delete", "statefulset", &release.statefulset(), "--cascade=foreground"]).await?;
+        let create = async |count| run("kubectl", ["create", "-f", "-"], &release.rendered(count).await?, MENDED).await;
+        let refused = create(7).await?;
+        release.say(&format!("created with 7 over the volumes of 5: {}", refused.printed().trim()));
+        ensure!(!refused.success && refused.printed().contains("cluster with 5 members are kept"), "{refused:?}");
+        create(5).await?.ok()?;
+        until("all five are back", MENDED, async || release.is_settled(5).await).await
     })
     .await
 }
@@ -187,16 +265,17 @@ async fn kept_volumes(name: &str, helm: Helm) -> Result {
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
 async fn installed_again_over_wiped_volumes_it_is_a_new_cluster() -> Result {
-    wiped_volumes("wiped", Helm::V4).await
+    wiped_volumes("wiped", Helm::V4, 3).await
 }
 
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
 async fn installed_again_over_wiped_volumes_it_is_a_new_cluster_with_helm_3() -> Result {
-    wiped_volumes("wiped-3", Helm::V3).await
+    wiped_volumes("wiped-3", Helm::V3, 5).await
 }
 
-async fn wiped_volumes(name: &str, helm: Helm) -> Result {
+/// Four before, `count` after.
+async fn wiped_volumes(name: &str, helm: Helm, count: usize) -> Result {
     scenario::run(name, helm, async |release| {
         four_with_keys(release).await?;
         release.uninstall().await?;
@@ -206,14 +285,14 @@ async fn wiped_volumes(name: &str, helm: Helm) -> Result {
         let volumes: Vec<&str> = volumes.iter().map(String::as_str).collect();
         kubectl([&["delete", "pv", "--timeout=25s"], &*volumes].concat()).await?;
         release.remove_directories().await?;
-        release.install(3, &[]).await?;
-        until("the new cluster is verified", MENDED, async || release.is_settled(3).await).await?;
-        keys_are(release, 0, 3).await?;
+        release.install(count, &[]).await?;
+        until("the new cluster is verified", MENDED, async || release.is_settled(count).await).await?;
+        keys_are(release, 0, count).await?;
         let now = release.record().await?;
         release.say(&format!("before the wipe {before}, after it {now}"));
         ensure!(release.lease_record().await? == now, "the Lease still has another record");
-        release.upgrade(4, &[]).await?;
-        release.is_settled(4).await
+        release.upgrade(count + 1, &[]).await?;
+        release.is_settled(count + 1).await
     })
     .await
 }
