@@ -134,8 +134,9 @@ impl Trace {
             let when = course.decided(&step);
             let happens = course.came_to(when.clone());
             let killed = happens.contains(&What::Fault(Fault::RunKilled));
-            if !happens.is_empty() {
-                happens.into_iter().for_each(|what| world.happens(what));
+            for what in happens {
+                world.happens(what);
+                // The next of them was chosen from what came of this one.
                 world.settle();
             }
             places.push((when, world.clone()));

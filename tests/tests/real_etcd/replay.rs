@@ -143,8 +143,8 @@ impl Replay {
             let when = self.course.decided(&step);
             let happens = self.course.came_to(when);
             let killed = happens.contains(&What::Fault(Fault::RunKilled));
-            if !happens.is_empty() {
-                self.happen(happens).await?;
+            for what in happens {
+                self.happen(vec![what]).await?;
                 self.world.settle();
                 self.settled().await?;
             }
