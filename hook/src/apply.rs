@@ -9,7 +9,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
 use membership::names::{LEFT, Ordinal, PERMISSION, RECORD, RECORDED_FOR, TURN};
 use membership::next_step::Step;
-use membership::observed::Observed;
+use membership::observed::{Answered, Observed};
 use membership::record::{Id, Permission, Record};
 use membership::serving;
 use membership::version::JoinAs;
@@ -64,7 +64,11 @@ impl Apply<'_> {
             Step::Done | Step::Wait(_) | Step::Fail(_) => Ok(Applied::Done),
             Step::CreateVolume(ordinal) => self.create_volume(ordinal).await,
             Step::PinVolume(ordinal, node) => self.pin_volume(ordinal, &node).await,
-            Step::Record(record, what) => self.record(&record, &what).await,
+            // It may be of a removal, also one that an earlier run made, or a person.
+            Step::Record(record, what) => match self.written_down(None).await {
+                Ok(()) => self.record(&record, &what).await,
+                Err(not_yet) => not_yet,
+            },
             Step::Add(ordinal, join) => self.add(ordinal, join).await,
             Step::Permit(ordinal, uid, permission) => self.permit(ordinal, &uid, &permission).await,
             Step::Settle(ordinal, uid) => self.settle(ordinal, &uid).await,
@@ -119,7 +123,10 @@ impl Apply<'_> {
             }
             Step::RemovePod(ordinal, uid) => {
                 let note = |pod: &str| format!("pod {pod} is deleted: its member has left etcd");
-                self.delete_pod(ordinal, &uid, Failpoint::PodRemoved, "PodRemoved", note).await
+                match self.written_down(None).await {
+                    Ok(()) => self.delete_pod(ordinal, &uid, Failpoint::PodRemoved, "PodRemoved", note).await,
+                    Err(not_yet) => not_yet,
+                }
             }
             Step::FreeVolume(ordinal) => {
                 let Self { objects, plan, seen, .. } = self;
@@ -167,6 +174,8 @@ impl Apply<'_> {
         let removed = self.by_anyone(before, async |member| member.remove(id).await).await;
         match self.changed(removed) {
             Ok(()) => {
+                // As soon as can be; whether it was is insisted on before its pod goes, by whatever run does that.
+                let _ = self.written_down(Some(id)).await;
                 failpoint::at(after, self.lease).await;
                 let Told { reason, note, trouble } = told(&pod);
                 if trouble {
@@ -321,6 +330,22 @@ impl Apply<'_> {
         failpoint::at(done, self.lease).await;
         self.reports.did(reason, note(&pod)).await;
         Ok(Applied::Done)
+    }
+
+    /// Has the last voter's log say that the others are out ([`Member::write_down`]); `removed`: just now, since it was
+    /// looked. Where more vote there is nothing to do.
+    async fn written_down(&self, removed: Option<Id>) -> Result<(), anyhow::Result<Applied>> {
+        let Ok(agreed) = self.seen.agreed() else { return Ok(()) };
+        let mut voters = agreed.members.iter().filter(|member| !member.learner && Some(member.id) != removed);
+        let (Some(last), None) = (voters.next(), voters.next()) else { return Ok(()) };
+        let at = |(ordinal, answered): (&Ordinal, &Answered)| {
+            answered.as_ref().is_ok_and(|answer| answer.member == last.id).then_some(*ordinal)
+        };
+        let Some(ordinal) = self.seen.answers.iter().find_map(at) else {
+            return Err(Ok(Applied::NotYet(format!("member {} is not heard", last.id))));
+        };
+        let written = async { Member::at(&self.seen.target.client_url(ordinal), CHANGE).await?.write_down().await };
+        self.changed(written.await)
     }
 
     /// Asks the leader for a change, and when it says that the cluster is unhealthy each other voter.

@@ -226,7 +226,13 @@ impl Replay {
             }
             Step::Promote(_, id) => self.change(async |member| member.promote(*id).await).await,
             Step::TakeBack(_, id, _) | Step::Remove(_, id) => {
-                self.change(async |member| member.remove(*id).await).await
+                self.change(async |member| member.remove(*id).await).await?;
+                // As the run does, at once.
+                if self.voters().len() == 1 {
+                    self.change(async |member| member.write_down().await).await
+                } else {
+                    Ok(())
+                }
             }
             Step::MoveLeader(heir, _) => {
                 let to = self.world.members[heir].id;
@@ -295,6 +301,8 @@ impl Replay {
                         other => other,
                     };
                     self.change(remove).await?;
+                    // A cluster in use: killed before the next write, the last of two waits for the removed one for ever.
+                    self.write().await?;
                 }
                 What::Fault(Fault::Leads(ordinal)) => self.lead(before.members[&ordinal].id).await?,
                 _ => {}

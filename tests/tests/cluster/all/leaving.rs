@@ -1,5 +1,7 @@
 //! A member that leads is not wanted any more, and harm is done at every failpoint on its way out.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use tests::failpoints::Failpoint;
 use tests::load::Load;
@@ -10,6 +12,9 @@ use tests::scenario;
 use crate::kills::{Harm, nobody_is_held, stayed, webhook_is_ready};
 
 type Result = anyhow::Result<()>;
+
+/// Until what nobody repairs is as it was.
+const BY_ITSELF: Duration = Duration::from_secs(120);
 
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
@@ -27,6 +32,20 @@ async fn its_pod_deleted_at_every_failpoint_of_a_scale_down() -> Result {
 #[ignore = "needs the test bed: make test-all"]
 async fn its_node_and_the_job_killed_at_every_failpoint_of_a_scale_down() -> Result {
     at_every_failpoint("leave-both", Harm::NodeAndJobKilled).await
+}
+
+/// etcd has the removal in memory only until its log's next entry, and nobody writes here: the last one would wait for the
+/// vote of the one that left.
+#[tokio::test]
+#[ignore = "needs the test bed: make test-all"]
+async fn the_last_member_killed_when_the_other_has_left_serves_again() -> Result {
+    scenario::run("last", Helm::V4, async |release| {
+        release.install(2, &[]).await?;
+        release.upgrade(1, &[]).await?;
+        release.restart_container(&release.pod(0), "etcd").await?;
+        until("the last member serves", BY_ITSELF, async || release.is_settled(1).await).await
+    })
+    .await
 }
 
 async fn at_every_failpoint(name: &str, harm: Harm) -> Result {
