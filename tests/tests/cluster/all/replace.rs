@@ -70,7 +70,7 @@ async fn a_member_whose_node_is_gone_comes_back_on_another_with_helm_3() -> Resu
         start_node(&node).await?;
         outcome?;
         ensure!(after != node, "it is on {node} again, which is dead");
-        release.is_settled(3).await
+        release.is_settled(4).await
     })
     .await
 }
