@@ -1,4 +1,5 @@
-//! Changes of the membership, the only thing that is ever written to etcd, and of who leads.
+//! Changes of the membership, the only thing that is ever written to etcd, and of who leads; and an entry of its log that
+//! changes nothing ([`Member::write_down`]).
 
 use etcd_client::{AlarmAction, AlarmType, MemberAddOptions};
 use membership::record::Id;
