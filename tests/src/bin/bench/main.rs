@@ -22,6 +22,8 @@ use tests::scenario;
 const UNSTARTED: f64 = 3.0;
 /// From `member add` to promotion, on empty data.
 const JOIN: f64 = 10.0;
+/// The Job of an upgrade that changes nothing, from its first line to its last.
+const AGAIN: f64 = 2.0;
 /// Of writes, during a scale-up.
 const STALL_UP: f64 = 1.0;
 /// Of the Job, in MiB.
@@ -95,6 +97,9 @@ async fn bench(release: &Release, numbers: &mut Numbers) -> anyhow::Result<()> {
     numbers.told("from member add until it serves", seconds(at("serves as member")? - added), "s", Some(UNSTARTED));
     numbers.told("from member add to promotion", seconds(at("is promoted")? - added), "s", Some(JOIN));
     release.is_settled(4).await?;
+    let log = steps(release, &release.upgrade(4, &[]).await?, "of the same once more").await?;
+    let took = log.last().zip(log.first()).map(|(last, first)| seconds(last.0 - first.0));
+    numbers.told("the same again: the Job", took.context("the Job said nothing")?, "s", Some(AGAIN));
 
     // Under load a newcomer may answer 7 s late (docs/design.md), so its seconds have no bound here.
     let load = Load::start(release).await?;
