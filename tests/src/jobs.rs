@@ -86,8 +86,11 @@ impl Release {
 
     async fn ended_pod(&self, job: &str) -> anyhow::Result<JobPod> {
         let label = format!("batch.kubernetes.io/job-name={job}");
-        let list = self.json(&["get", "pods", "-l", &label, "--sort-by=.metadata.creationTimestamp"]).await?;
-        let pod = list["items"].as_array().and_then(|pods| pods.last()).context("the Job has no pod")?;
+        let list = self.json(&["get", "pods", "-l", &label]).await?;
+        let pods = list["items"].as_array().into_iter().flatten();
+        // RFC 3339 of one zone is in the order of time.
+        let last = pods.max_by_key(|pod| text(&pod["metadata"]["creationTimestamp"]));
+        let pod = last.context("the Job has no pod")?;
         let ended = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
         let second = |field: &str| text(&ended[field]).parse::<Timestamp>().map(Timestamp::as_second);
         Ok(JobPod {

@@ -6,8 +6,9 @@
 //! is done under, [`members`] what etcd and its pods look like, [`jobs`] what our Jobs left
 //! behind, [`rolls`] what happened to pods while something rolled, [`faults`], [`disk`] and
 //! [`webhook`] what goes wrong on purpose, [`dump`] what is printed when a scenario fails.
-//! [`foreign`] is an etcd that is not the release's, [`set`] the StatefulSet as a manifest that is
-//! deleted and created again, [`one_etcd`] a process without Kubernetes.
+//! [`objects`] reads what Kubernetes has. [`foreign`] is an etcd that is not the release's, [`set`]
+//! the StatefulSet as a manifest that is deleted and created again, [`one_etcd`] a process without
+//! Kubernetes.
 
 pub mod cluster;
 pub mod disk;
@@ -20,6 +21,7 @@ pub mod journal;
 pub mod load;
 pub mod members;
 pub mod memory;
+pub mod objects;
 pub mod one_etcd;
 pub mod process;
 pub mod referee;

@@ -10,6 +10,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::objects::Asked;
+
 /// How a program ended.
 #[derive(Clone, Debug)]
 pub struct Ended {
@@ -92,14 +94,17 @@ pub async fn apply(objects: &Value) -> anyhow::Result<String> {
     run("kubectl", ["apply", "-f", "-"], &objects.to_string(), KUBECTL).await?.ok()
 }
 
-/// Runs kubectl with `-o json`.
+/// What kubectl prints with `-o json`; what it only reads is read without it ([`Asked`]).
 ///
 /// # Errors
 /// When it fails or prints something else.
-pub async fn kubectl_json<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> anyhow::Result<Value> {
+pub async fn kubectl_json<S: AsRef<str>>(arguments: impl IntoIterator<Item = S>) -> anyhow::Result<Value> {
     let arguments: Vec<S> = arguments.into_iter().collect();
-    let json = arguments.iter().map(AsRef::as_ref).chain(["-o".as_ref(), "json".as_ref()]);
-    let printed = kubectl(json).await?;
+    let words: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
+    if let Some(asked) = Asked::parse(&words) {
+        return asked.read().await;
+    }
+    let printed = kubectl(words.into_iter().chain(["-o", "json"])).await?;
     serde_json::from_str(&printed).with_context(|| format!("kubectl printed no JSON: {printed}"))
 }
 
