@@ -14,7 +14,7 @@ type Result = anyhow::Result<()>;
 async fn three_become_four_and_then_five_with_helm_4() -> Result {
     scenario::run("helm4", Helm::V4, async |release| {
         release.install(3, &[]).await?;
-        let load = Load::start(release).await?;
+        let load = Load::busy(release).await?;
         scales(release, &load, 3, 4, &[]).await?;
         changes_nothing(release, 4, &[]).await?;
         // Helm waits for the pods before it starts the post-upgrade Job: the launcher does the work.
@@ -34,7 +34,7 @@ async fn three_become_four_and_then_five_with_helm_3() -> Result {
             ["--set", "pv.reclaimPolicy=Delete,pv.boundByController=true,etcd.podManagementPolicy=OrderedReady"];
         release.install(3, &[&ordered[..], &["--set", "pv.pin=false"]].concat()).await?;
         is_the_pages_volume(release, 2).await?;
-        let load = Load::start(release).await?;
+        let load = Load::busy(release).await?;
         scales(release, &load, 3, 4, &ordered).await?;
         changes_nothing(release, 4, &ordered).await?;
         scales(release, &load, 4, 5, &[&ordered[..], &["--wait"]].concat()).await?;
@@ -48,7 +48,7 @@ async fn three_become_four_and_then_five_with_helm_3() -> Result {
 async fn three_become_five_in_one_command_one_at_a_time() -> Result {
     scenario::run("five", Helm::V4, async |release| {
         release.install(3, &[]).await?;
-        let load = Load::start(release).await?;
+        let load = Load::busy(release).await?;
         // A chart that names three members for ever, as Puls8's does.
         let fixed = format!("etcd.initialCluster={}", release.initial_cluster(3).replace(',', "\\,"));
         let fixed = ["--set", fixed.as_str()];

@@ -102,7 +102,7 @@ async fn bench(release: &Release, numbers: &mut Numbers) -> anyhow::Result<()> {
     numbers.told("the same again: the Job", took.context("the Job said nothing")?, "s", Some(AGAIN));
 
     // Under load a newcomer may answer 7 s late (docs/design.md), so its seconds have no bound here.
-    let load = Load::start(release).await?;
+    let load = Load::busy(release).await?;
     let (upgraded, under_load) = memory::peak_during(&job, release.upgrade(5, &[])).await;
     let upgraded = upgraded?;
     steps(release, &upgraded, "4 → 5 under 300 writes a second").await?;

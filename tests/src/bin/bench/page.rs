@@ -31,7 +31,7 @@ pub async fn bench(ours: &Scaled, numbers: &mut Numbers) -> anyhow::Result<()> {
         release.apply_foreign().await?;
         let status = ["rollout", "status", "statefulset", &release.statefulset(), "--timeout=25s"];
         until("three members serve", DONE, async || release.kubectl(&status).await).await?;
-        let load = Load::start(release).await?;
+        let load = Load::busy(release).await?;
         let before = release.pods().await?;
         println!("\nthe page's steps, 3 → 4 under 300 writes a second");
         let ran = steps(release).await?;

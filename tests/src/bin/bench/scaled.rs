@@ -53,7 +53,7 @@ pub async fn bench(release: &Release, numbers: &mut Numbers) -> anyhow::Result<S
     numbers.told("of that everything else", further - start - swap, "s", Some(FURTHER));
 
     println!("\nkubectl scale 5 → 3 and 3 → 4 under 300 writes a second");
-    let load = Load::start(release).await?;
+    let load = Load::busy(release).await?;
     let down = scale(release, 5, 3).await?;
     numbers.told("5 → 3", down.seconds(), "s", None);
     numbers.told("longest stall of writes", stall(&load, 3, &down).await?, "s", Some(STALL_DOWN));

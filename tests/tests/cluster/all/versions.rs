@@ -49,7 +49,7 @@ async fn where_a_promotion_is_not_persisted_the_fourth_joins_as_a_voter() -> Res
     scenario::run_on(release, async |release| {
         release.install(1, &[]).await?;
         all_run(release, 1, "3.5.16").await?;
-        let load = Load::start(release).await?;
+        let load = Load::busy(release).await?;
         for (from, joins) in [(1, Joins::Learner), (2, Joins::Learner), (3, Joins::Voter), (4, Joins::Voter)] {
             let began = scales(release, &load, from, from + 1, &[]).await?;
             joined(release, &load, began, from, joins).await?;
@@ -62,7 +62,7 @@ async fn where_a_promotion_is_not_persisted_the_fourth_joins_as_a_voter() -> Res
 async fn three_become_five(release: Release, version: &str) -> Result {
     scenario::run_on(release, async |release| {
         release.install(3, &[]).await?;
-        let load = Load::start(release).await?;
+        let load = Load::busy(release).await?;
         let began = scales(release, &load, 3, 4, &[]).await?;
         joined(release, &load, began, 3, Joins::Learner).await?;
         changes_nothing(release, 4, &[]).await?;
