@@ -147,7 +147,8 @@ async fn one_at_a_time_in_order(
             join.took()
         ));
         ensure!(join.added >= before, "{join:?} was added before the one below it was promoted");
-        ensure!(join.unstarted <= 30_000, "it was unstarted for too long: {join:?}");
+        ensure!(join.unstarted <= 6_000, "it was unstarted for too long: {join:?}");
+        // 19.8 s were seen beside two other scenarios: no measure of the product, a deadline.
         ensure!(join.took() <= 90_000, "it took too long from add to promotion: {join:?}");
         before = join.promoted;
     }
