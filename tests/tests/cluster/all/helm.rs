@@ -22,8 +22,8 @@ type Result = anyhow::Result<()>;
 
 /// The launcher's pause, a Job's start, and 20 s for each of three members on a busy machine.
 const BY_ITSELF: Duration = Duration::from_secs(240);
-/// Helm has checked and applied.
-const APPLIED: Duration = Duration::from_secs(60);
+/// Helm has checked and applied: it deletes and makes a dozen objects around its check, one after the other.
+const APPLIED: Duration = Duration::from_secs(240);
 /// Enough for the check before an upgrade, and not for three members to join.
 const SHORT: [&str; 2] = ["--timeout", "15s"];
 
