@@ -126,12 +126,6 @@ pub async fn only_these(release: &Release, count: usize) -> Result {
     Ok(())
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: make test"]
-async fn a_release_does_not_set_a_scaled_count_back_unasked_with_helm_4() -> Result {
-    scenario::run("reset", Helm::V4, reset).await
-}
-
 /// What a release may do with a count that was set with `kubectl scale` since.
 pub async fn reset(release: &Release) -> Result {
     release.install(1, &[]).await?;
@@ -185,38 +179,33 @@ async fn stopped_and_started_it_is_the_same_cluster() -> Result {
     .await
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: make test"]
-async fn the_claim_of_a_removed_member_is_kept_or_deleted_as_the_value_says() -> Result {
-    scenario::run("claims", Helm::V4, async |release| {
-        let delete = ["--set", "pv.onScaleDown=delete"];
-        release.install(2, &[]).await?;
-        let claim = format!("data-{}", release.pod(1));
-        let objects = async || {
-            let claims = release.kubectl(&["get", "pvc", &claim, "--ignore-not-found", "-o", "name"]).await?;
-            let volumes =
-                release.kubectl(&["get", "pv", &release.volume(1), "--ignore-not-found", "-o", "name"]).await?;
-            anyhow::Ok((!claims.is_empty(), !volumes.is_empty()))
-        };
-        release.upgrade(1, &[]).await?;
-        ensure!(objects().await? == (true, true), "not kept");
-        // What lies there is a removed member's: set aside.
-        release.upgrade(2, &[]).await?;
-        release.is_settled(2).await?;
-        release.upgrade(1, &delete).await?;
-        until("claim and volume are gone", SETTLED, async || {
-            ensure!(objects().await? == (false, false), "{:?}", objects().await?);
-            Ok(())
-        })
-        .await?;
-        release.upgrade(2, &delete).await?;
-        release.is_settled(2).await?;
-        // Deleted by hand, the volume waits for a claim that is no more.
-        release.upgrade(1, &[]).await?;
-        release.kubectl(&["delete", "pvc", &claim]).await?;
-        ensure!(objects().await? == (false, true), "the volume went too");
-        release.upgrade(2, &[]).await?;
-        release.is_settled(2).await
+/// The claim of a removed member is kept or deleted as the value says.
+pub async fn claims(release: &Release) -> Result {
+    let delete = ["--set", "pv.onScaleDown=delete"];
+    release.install(2, &[]).await?;
+    let claim = format!("data-{}", release.pod(1));
+    let objects = async || {
+        let claims = release.kubectl(&["get", "pvc", &claim, "--ignore-not-found", "-o", "name"]).await?;
+        let volumes = release.kubectl(&["get", "pv", &release.volume(1), "--ignore-not-found", "-o", "name"]).await?;
+        anyhow::Ok((!claims.is_empty(), !volumes.is_empty()))
+    };
+    release.upgrade(1, &[]).await?;
+    ensure!(objects().await? == (true, true), "not kept");
+    // What lies there is a removed member's: set aside.
+    release.upgrade(2, &[]).await?;
+    release.is_settled(2).await?;
+    release.upgrade(1, &delete).await?;
+    until("claim and volume are gone", SETTLED, async || {
+        ensure!(objects().await? == (false, false), "{:?}", objects().await?);
+        Ok(())
     })
-    .await
+    .await?;
+    release.upgrade(2, &delete).await?;
+    release.is_settled(2).await?;
+    // Deleted by hand, the volume waits for a claim that is no more.
+    release.upgrade(1, &[]).await?;
+    release.kubectl(&["delete", "pvc", &claim]).await?;
+    ensure!(objects().await? == (false, true), "the volume went too");
+    release.upgrade(2, &[]).await?;
+    release.is_settled(2).await
 }

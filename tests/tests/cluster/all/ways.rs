@@ -6,7 +6,7 @@ use tests::load::Load;
 use tests::release::{Helm, Release, Storage};
 use tests::scenario;
 
-use crate::ways::{Way, reset, rows_of};
+use crate::ways::{Way, claims, reset, rows_of};
 
 type Result = anyhow::Result<()>;
 
@@ -35,6 +35,18 @@ async fn helm_3_ordered_ready_manual() -> Result {
 #[ignore = "needs a cluster: make test-all"]
 async fn helm_3_parallel_provisioned() -> Result {
     matrix("matrix-d", Helm::V3, "Parallel", Storage::Provisioned, 3).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_release_does_not_set_a_scaled_count_back_unasked_with_helm_4() -> Result {
+    scenario::run("reset", Helm::V4, reset).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn the_claim_of_a_removed_member_is_kept_or_deleted_as_the_value_says() -> Result {
+    scenario::run("claims", Helm::V4, claims).await
 }
 
 #[tokio::test]
