@@ -11,12 +11,12 @@ use tests::process::{run, until};
 use tests::release::{Helm, Ran, Release, now};
 use tests::scenario;
 
-use crate::said::{by, error, said};
+use crate::said::said;
 
 type Result = anyhow::Result<()>;
 
 /// The launcher's pause, a Job's start, and 20 s for each of six members on a busy machine.
-const SETTLED: Duration = Duration::from_secs(240);
+pub const SETTLED: Duration = Duration::from_secs(240);
 
 /// How the count is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +113,7 @@ pub async fn scale(release: &Release, to: usize) -> anyhow::Result<tests::proces
 }
 
 /// That the cluster has this many members, with a pod for each and no other.
-async fn ends_with(release: &Release, count: usize) -> Result {
+pub async fn ends_with(release: &Release, count: usize) -> Result {
     only_these(release, count).await?;
     release.is_settled(count).await
 }
@@ -124,31 +124,6 @@ pub async fn only_these(release: &Release, count: usize) -> Result {
     let expected: Vec<String> = (0..count).map(|ordinal| release.pod(ordinal)).collect();
     ensure!(pods == expected, "the pods are {pods:?}");
     Ok(())
-}
-
-/// What a release may do with a count that was set with `kubectl scale` since.
-pub async fn reset(release: &Release) -> Result {
-    release.install(1, &[]).await?;
-    change(release, Way::Scale, 2, &[]).await?;
-    let refused = release.try_upgrade(1, &[]).await?.refused()?;
-    for part in ["from 2 to 1 is refused", "--set etcd.replicaCount=2", "onReset=follow", "onReset=keep"] {
-        ensure!(refused.contains(part), "{part:?} is not in:\n{refused}");
-    }
-    let helm = by(release.helm);
-    said(release, &format!("reset-refused-by-{helm}"), &error(&refused));
-    said(release, &format!("reset-refused-by-the-check-{helm}"), &release.job_pod("preflight").await?.message);
-    ends_with(release, 2).await?;
-    // With the live count the release has it again, and may change it again.
-    release.upgrade(2, &[]).await?;
-    release.upgrade(3, &[]).await?;
-    release.is_settled(3).await?;
-    change(release, Way::Scale, 2, &[]).await?;
-    for _ in 0..2 {
-        release.upgrade(3, &["--set", "onReset=keep"]).await?;
-        ends_with(release, 2).await?;
-    }
-    release.upgrade(3, &["--set", "onReset=follow"]).await?;
-    ends_with(release, 3).await
 }
 
 #[tokio::test]
@@ -177,35 +152,4 @@ async fn stopped_and_started_it_is_the_same_cluster() -> Result {
         Ok(())
     })
     .await
-}
-
-/// The claim of a removed member is kept or deleted as the value says.
-pub async fn claims(release: &Release) -> Result {
-    let delete = ["--set", "pv.onScaleDown=delete"];
-    release.install(2, &[]).await?;
-    let claim = format!("data-{}", release.pod(1));
-    let objects = async || {
-        let claims = release.kubectl(&["get", "pvc", &claim, "--ignore-not-found", "-o", "name"]).await?;
-        let volumes = release.kubectl(&["get", "pv", &release.volume(1), "--ignore-not-found", "-o", "name"]).await?;
-        anyhow::Ok((!claims.is_empty(), !volumes.is_empty()))
-    };
-    release.upgrade(1, &[]).await?;
-    ensure!(objects().await? == (true, true), "not kept");
-    // What lies there is a removed member's: set aside.
-    release.upgrade(2, &[]).await?;
-    release.is_settled(2).await?;
-    release.upgrade(1, &delete).await?;
-    until("claim and volume are gone", SETTLED, async || {
-        ensure!(objects().await? == (false, false), "{:?}", objects().await?);
-        Ok(())
-    })
-    .await?;
-    release.upgrade(2, &delete).await?;
-    release.is_settled(2).await?;
-    // Deleted by hand, the volume waits for a claim that is no more.
-    release.upgrade(1, &[]).await?;
-    release.kubectl(&["delete", "pvc", &claim]).await?;
-    ensure!(objects().await? == (false, true), "the volume went too");
-    release.upgrade(2, &[]).await?;
-    release.is_settled(2).await
 }
