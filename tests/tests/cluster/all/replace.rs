@@ -1,9 +1,9 @@
-//! A member that is lost is replaced, by README's command line run to the letter.
+//! A member that is lost is replaced, by docs/commands.md's command line run to the letter.
 
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tests::cluster::{in_node, is_bed, top};
+use tests::cluster::{in_node, is_bed};
 use tests::disk::Start;
 use tests::faults::{kill_node, start_node};
 use tests::jobs::JobPod;
@@ -12,6 +12,7 @@ use tests::process::{kubectl_json, until};
 use tests::release::{Helm, Ran, Release, Storage, now};
 use tests::scenario;
 
+use super::documented;
 use crate::said::said;
 use crate::ways::{Way, change};
 
@@ -152,13 +153,9 @@ async fn replaced(release: &Release, load: &Load<'_>, ordinal: usize, options: &
     load.lost_nothing(4, &Ran { from, ..up }).await.map(drop)
 }
 
-/// README's command line, with this release's names; how its Job ended.
+/// docs/commands.md's command line, for this release; how its Job ended.
 async fn replace(release: &Release, ordinal: usize, options: &str, job: &str) -> anyhow::Result<JobPod> {
-    let readme = std::fs::read_to_string(top().join("README.md")).context("no README.md")?;
     let words = "\"--ordinal=1\"";
-    let line = readme.lines().find(|line| line.contains(words)).context("README.md has no such command")?;
-    let line = line.trim_start_matches("$ ").replace(words, &format!("\"--ordinal={ordinal}\"{options}"));
-    let line = line.replace("puls8-etcd-scaler", &format!("{}-etcd-scaler", release.name));
-    let line = line.replace("-n puls8", &format!("-n {}", release.namespace));
+    let line = documented(release, words)?.replace(words, &format!("\"--ordinal={ordinal}\"{options}"));
     release.run_line(&line.replace("create job replace ", &format!("create job {job} ")), job).await
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
-use tests::cluster::top;
 use tests::load::Load;
 use tests::memory;
 use tests::process::{run, until};
 use tests::release::{Helm, Release, now};
 use tests::scenario;
+
+use super::documented;
 
 type Result = anyhow::Result<()>;
 
@@ -96,15 +97,6 @@ async fn as_installed(release: &Release, status: &Value) -> Result {
         ensure!(size("revision") > 0 && size("raft_lag") <= size("raft_index"), "{member}");
     }
     Ok(())
-}
-
-/// A command line of docs/commands.md that has these words, for this release.
-fn documented(release: &Release, words: &str) -> anyhow::Result<String> {
-    let document = std::fs::read_to_string(top().join("docs/commands.md"))?;
-    let line = document.lines().find(|line| line.starts_with("kubectl ") && line.contains(words));
-    let line = line.with_context(|| format!("docs/commands.md has no command with {words:?}"))?;
-    let line = line.replace("R-etcd-scaler", &format!("{}-etcd-scaler", release.name));
-    Ok(line.replace("-n N ", &format!("-n {} ", release.namespace)))
 }
 
 async fn status(release: &Release, more: &str) -> anyhow::Result<String> {
