@@ -15,6 +15,7 @@ mod pools;
 mod recreated;
 mod replace;
 mod rollout;
+mod sick;
 mod snapshot;
 mod validation;
 mod versions;

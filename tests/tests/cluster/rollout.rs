@@ -16,7 +16,7 @@ use tests::scenario;
 type Result = anyhow::Result<()>;
 
 /// One member after another: each stops, starts and is Ready before the next.
-const ROLL: Duration = Duration::from_secs(240);
+pub const ROLL: Duration = Duration::from_secs(240);
 /// A file that lies beside a member's data: a directory that was made anew does not have it.
 const MARK: &str = "etcd-scaler-tests-mark";
 

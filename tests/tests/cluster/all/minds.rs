@@ -290,6 +290,39 @@ async fn the_job_started_twice_does_the_work_once() -> Result {
     .await
 }
 
+/// Going back is always possible: nobody is asked how the members are.
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn three_are_wanted_again_while_one_of_them_is_down() -> Result {
+    at_each("mind-sick", async |release| {
+        let (mut before, members) = (release.pods().await?, release.members().await?);
+        before.remove(&release.pod(1));
+        let job = release.stopping_job("sick", &[Failpoint::LeaseTaken, Failpoint::Permitted]).await?;
+        job.reached(Failpoint::LeaseTaken).await?;
+        scale(release, 4).await?.ok()?;
+        job.go_on().await?;
+        job.reached(Failpoint::Permitted).await?;
+        release.take_down(&[1]).await?;
+        scale(release, 3).await?.ok()?;
+        job.go_on().await?;
+        until("the newcomer is taken back", BY_ITSELF, async || {
+            let now = release.members().await?;
+            ensure!(now == members, "the members are {now:?}");
+            Ok(())
+        })
+        .await?;
+        release.bring_back().await?;
+        until("all three are well", BY_ITSELF, async || {
+            release.is_settled(3).await?;
+            nobody_is_held(release, 3).await
+        })
+        .await?;
+        ensure!(release.members().await? == members, "the member list changed");
+        stayed(release, &before).await
+    })
+    .await
+}
+
 async fn at_each(name: &str, scenario: impl AsyncFnOnce(&Release) -> Result) -> Result {
     let mut release = Release::of(name, Helm::V4);
     release.images.scaler = release.images.failpoints.clone();

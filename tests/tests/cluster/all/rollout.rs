@@ -2,13 +2,15 @@
 
 use anyhow::{Context, ensure};
 use serde_json::json;
-use tests::faults::own_name;
+use tests::cluster::{is_bed, nodes};
+use tests::faults::{own_name, take_off};
 use tests::load::Load;
+use tests::process::until;
 use tests::release::{Helm, Ran, Release, Storage, now};
 use tests::rolls::{Watch, made_again};
 use tests::scenario;
 
-use crate::rollout::{has_images, keeps, partition_is, rolls, with_image};
+use crate::rollout::{ROLL, has_images, keeps, partition_is, rolls, with_image};
 
 type Result = anyhow::Result<()>;
 
@@ -114,6 +116,38 @@ async fn three_become_five_become_seven_and_nobody_is_made_again() -> Result {
         let newcomers: Vec<String> = (3..7).map(|ordinal| release.pod(ordinal)).collect();
         ensure!(made == newcomers, "made again: {made:?}");
         Ok(())
+    })
+    .await
+}
+
+/// Nobody of etcd has heard of the newcomer, so the template may change while it is wanted.
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn an_image_that_the_newcomer_cannot_start_is_mended_by_another() -> Result {
+    if !is_bed() {
+        println!("not the test bed: no image is taken off a node");
+        return Ok(());
+    }
+    let mut release = Release::of("image-fix", Helm::V4);
+    let works = release.images.etcd.clone();
+    release.images.etcd = own_name(&works, "image-fix").await?;
+    scenario::run_on(release, async |release| {
+        release.install(3, &[]).await?;
+        let load = Load::start(release).await?;
+        let members = release.members().await?;
+        let taken: Vec<String> = release.pods().await?.into_values().map(|pod| pod.node).collect();
+        let spare: Vec<String> = nodes().await?.into_iter().filter(|node| !taken.contains(node)).collect();
+        take_off(&release.images.etcd, &spare).await?;
+        release.try_upgrade(4, &[]).await?.refused()?;
+        ensure!(release.members().await? == members, "the newcomer was added");
+        let from = now();
+        let ran = release.upgrade(4, &["--set", &with_image(&works)]).await?;
+        until("four members run the image that works", ROLL, async || {
+            has_images(release, &[(&works, 4)]).await?;
+            release.is_settled(4).await
+        })
+        .await?;
+        load.lost_nothing(4, &Ran { from, to: now(), ..ran }).await.map(drop)
     })
     .await
 }
