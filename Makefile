@@ -48,13 +48,13 @@ test: check test-images bed ## check, then the main job on a real cluster
 test-all: check test-images bed ## test, and every scenario of what clusters do to it (hours)
 	cargo test --locked -p tests --no-run
 	cargo test --locked -p membership explored -- --ignored
-	$(if $(filter none,$(BED)),,TRACES=50 tests/with-programs)
+	$(if $(filter none,$(BED)),,TRACES=50 RUNS=200 tests/with-programs)
 	ALL=1 $(IN) tests/on-cluster
 
 demo: images bed ## three members under load become four (HELM=3, WAIT=1)
 	HELM=$(HELM) $(IN) tests/demo.sh
 
-bench: images bed ## seconds per step, longest write stall, memory, image size
+bench: images bed ## seconds per step, longest write stall, memory, image size, 1 M keys compared and saved
 	cargo build --locked -p tests --bin bench
 	$(IN) tests/bench.sh
 

@@ -4,6 +4,7 @@
 mod admission;
 mod effects;
 mod idle;
+mod keys;
 mod page;
 mod scaled;
 
@@ -44,25 +45,32 @@ async fn main() -> ExitCode {
     }
 }
 
-/// One after the other: they are not to take each other's time.
+/// One after the other: they are not to take each other's time. With the argument `keys` that part alone.
 async fn all() -> anyhow::Result<()> {
     let mut numbers = Numbers::default();
-    scenario::run("bench", Helm::V4, async |release| bench(release, &mut numbers).await).await?;
+    if std::env::args().nth(1).as_deref() != Some("keys") {
+        scales(&mut numbers).await?;
+    }
+    keys::bench(&mut numbers).await?;
+    ensure!(numbers.over.is_empty(), "over the bound: {}", numbers.over.join(", "));
+    Ok(())
+}
+
+async fn scales(numbers: &mut Numbers) -> anyhow::Result<()> {
+    scenario::run("bench", Helm::V4, async |release| bench(release, numbers).await).await?;
     let mut ours = None;
     scenario::run("bench-scale", Helm::V4, async |release| {
-        ours = Some(scaled::bench(release, &mut numbers).await?);
+        ours = Some(scaled::bench(release, numbers).await?);
         Ok(())
     })
     .await?;
     if is_bed() {
         let unheard = Release::of("bench-unheard", Helm::V4);
-        scenario::run_alone(unheard, async |release| admission::bench(release, &mut numbers).await).await?;
+        scenario::run_alone(unheard, async |release| admission::bench(release, numbers).await).await?;
     } else {
         println!("admission while etcd is away: only measured in the test bed");
     }
-    page::bench(&ours.context("nothing was measured")?, &mut numbers).await?;
-    ensure!(numbers.over.is_empty(), "over the bound: {}", numbers.over.join(", "));
-    Ok(())
+    page::bench(&ours.context("nothing was measured")?, numbers).await
 }
 
 /// The numbers, as they come.
