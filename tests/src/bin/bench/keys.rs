@@ -1,5 +1,5 @@
-//! What `hook validate` and `hook snapshot` take beside etcdctl, on the same members and keys, in turns.
-//! The programs run side by side with the control plane: nothing but themselves is measured.
+//! What `hook validate` and `hook snapshot` take beside etcdctl, on the same members and keys, in turns. Each is the
+//! released program, started beside the control plane: no pod's start is measured.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -43,8 +43,8 @@ const DIFF: f64 = 1.0;
 const DIFF_MEMORY: f64 = 64.0;
 /// Twice the keys to once.
 const TWICE: f64 = 2.2;
-/// The time of `hook snapshot` to that of `etcdctl snapshot save`: 0.95 of its rate.
-const SNAPSHOT: f64 = 1.0 / 0.95;
+/// The time of `hook snapshot` to that of `etcdctl snapshot save`: at least 0.95 of its rate.
+const SNAPSHOT: f64 = 1.05;
 
 /// Fills a cluster of its own and measures.
 pub async fn bench(numbers: &mut Numbers) -> anyhow::Result<()> {
