@@ -16,6 +16,9 @@ use crate::Numbers;
 const DECIDED: f64 = 2.0;
 /// Enough for the 99th of a hundred to be more than one call.
 const CALLS: usize = 300;
+/// The webhook's pods, and how many the chart has.
+const WEBHOOK: &str = "app.kubernetes.io/component=webhook";
+const REPLICAS: usize = 2;
 /// An answer is known for 10 s, a node's network comes back within a minute.
 const SEEN: Duration = Duration::from_secs(120);
 
@@ -53,8 +56,15 @@ async fn apart(release: &Release) -> anyhow::Result<BTreeSet<String>> {
     let free = nodes().await?.into_iter().find(|node| !away.contains(node)).context("no node without etcd")?;
     let there = format!("webhook.nodeSelector.kubernetes\\.io/hostname={free}");
     release.upgrade(3, &["--set-string", &there]).await?;
-    let name = format!("deployment/{}-etcd-scaler-webhook", release.name);
-    release.kubectl(&["rollout", "status", &name, "--timeout=120s"]).await?;
+    release.webhook_is_whole().await?;
+    // One that is ending still decides, and its log goes with it.
+    until("the webhook before it is gone", SEEN, async || {
+        let pods = release.json(&["get", "pods", "-l", WEBHOOK]).await?;
+        let pods = pods["items"].as_array().map_or(0, Vec::len);
+        ensure!(pods == REPLICAS, "it has {pods} pods");
+        Ok(())
+    })
+    .await?;
     Ok(away)
 }
 
@@ -83,7 +93,7 @@ async fn decided(release: &Release, numbers: &mut Numbers, what: &str, admitted:
         ensure!(asked.success == admitted, "{}", asked.printed());
     }
     // The longest of the log's seconds; what was asked before them is told apart by its time.
-    let log = ["logs", "-l", "app.kubernetes.io/component=webhook", "--tail=-1", "--since=10m", "--timestamps"];
+    let log = ["logs", "-l", WEBHOOK, "--tail=-1", "--since=10m", "--timestamps"];
     let log = release.kubectl(&log).await?;
     let mut took: Vec<u64> = log.lines().filter_map(|line| took_us(line, since)).collect();
     took.sort_unstable();

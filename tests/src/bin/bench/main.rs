@@ -45,17 +45,19 @@ async fn main() -> ExitCode {
     }
 }
 
-/// One after the other: they are not to take each other's time. With the argument `keys` that part alone.
+/// With the argument `keys` the comparison and the snapshot of many keys; without one everything else.
 async fn all() -> anyhow::Result<()> {
     let mut numbers = Numbers::default();
-    if std::env::args().nth(1).as_deref() != Some("keys") {
-        scales(&mut numbers).await?;
+    match std::env::args().nth(1).as_deref() {
+        None => scales(&mut numbers).await?,
+        Some("keys") => keys::bench(&mut numbers).await?,
+        Some(other) => anyhow::bail!("there is no bench {other}"),
     }
-    keys::bench(&mut numbers).await?;
     ensure!(numbers.over.is_empty(), "over the bound: {}", numbers.over.join(", "));
     Ok(())
 }
 
+/// One after the other: they are not to take each other's time.
 async fn scales(numbers: &mut Numbers) -> anyhow::Result<()> {
     scenario::run("bench", Helm::V4, async |release| bench(release, numbers).await).await?;
     let mut ours = None;
