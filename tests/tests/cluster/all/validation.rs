@@ -135,7 +135,8 @@ async fn validate(release: &Release, arguments: &[&str]) -> anyhow::Result<Valid
     .await?;
     let log = release.kubectl(&["logs", "job/validate"]).await?;
     let code = run("bash", ["-c", &documented(release, "exitCode")?], "", Duration::from_secs(30)).await?.ok()?;
-    release.kubectl(&["delete", "job", "validate"]).await?;
+    // With its pod: the next Job has the same name, and its log would be taken from either pod.
+    release.kubectl(&["delete", "job", "validate", "--cascade=foreground"]).await?;
     release.say(&format!("validate {arguments:?}: exit code {code} after {} ms", now() - began));
     let exit_code = pod["exitCode"].as_i64().context("no exit code")?;
     ensure!(code == exit_code.to_string(), "the documented command prints {code}, the pod has {exit_code}");
