@@ -92,17 +92,8 @@ async fn members_down(release: &Release, ordinals: &[usize], members: &[Member])
     // What it says of them follows from what the webhook has seen. Without a quorum nobody is healthy.
     let down = ordinals.len();
     let sick = if count - down < quorum(count) { count } else { down };
-    let scale = format!("--replicas={}", count + 1);
-    let scale = ["scale", "statefulset", &release.statefulset(), &scale, "--dry-run=server"];
-    let refused = until("the webhook sees who is down", SEEN, async || match release.kubectl(&scale).await {
-        Ok(admitted) => bail!("it is admitted: {admitted}"),
-        Err(error) => {
-            let refused = format!("{error:#}");
-            ensure!(refused.contains(&format!("{sick} of {count} members not healthy")), "{refused}");
-            Ok(refused)
-        }
-    });
-    said(release, &format!("refused-scale-with-{down}-down"), &refused.await?);
+    let refused = refused_while_sick(release, sick, count).await?;
+    said(release, &format!("refused-scale-with-{down}-down"), &refused);
     let upgrade = release.try_upgrade(count + 1, &[]).await?;
     let pods: Vec<String> = ordinals.iter().map(|&ordinal| release.pod(ordinal)).collect();
     let says: Vec<&str> = pods.iter().map(String::as_str).collect();
@@ -116,6 +107,21 @@ async fn members_down(release: &Release, ordinals: &[usize], members: &[Member])
     let now = release.members().await?;
     ensure!(members.iter().all(|member| now.contains(member)), "the member list is {now:?}");
     Ok(())
+}
+
+/// What the webhook answers to a newcomer once it sees that so many of the members are sick. Asked as a dry run.
+pub async fn refused_while_sick(release: &Release, sick: usize, members: usize) -> anyhow::Result<String> {
+    let newcomer = format!("--replicas={}", members + 1);
+    let ask = ["scale", "statefulset", &release.statefulset(), &newcomer, "--dry-run=server"];
+    until("the webhook sees who is sick", SEEN, async || match release.kubectl(&ask).await {
+        Ok(admitted) => bail!("it is admitted: {admitted}"),
+        Err(error) => {
+            let refused = format!("{error:#}");
+            ensure!(refused.contains(&format!("{sick} of {members} members not healthy")), "{refused}");
+            Ok(refused)
+        }
+    })
+    .await
 }
 
 /// The same count as before the failed scale is admitted and ends well.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use tests::cluster::is_bed;
 use tests::disk::Start;
 use tests::load::Load;
@@ -10,13 +10,12 @@ use tests::process::until;
 use tests::release::{Helm, Release};
 use tests::scenario;
 
+use crate::failures::refused_while_sick;
 use crate::said::said;
 use crate::ways::{ends_with, scale};
 
 type Result = anyhow::Result<()>;
 
-/// Until the webhook has asked every member again.
-const SEEN: Duration = Duration::from_secs(30);
 /// A Job's start, a member that leaves, and its pod that ends.
 const GONE: Duration = Duration::from_secs(120);
 
@@ -32,7 +31,7 @@ async fn a_sick_member_may_leave_and_no_healthy_one_before_it() -> Result {
         let load = Load::start(release).await?;
         let last = release.lose_disk(3, Start::Container).await?;
         release.refuses_to_start(&last, Some(0)).await?;
-        is_seen_sick(release, 4).await?;
+        refused_while_sick(release, 1, 4).await?;
         // Three of four have to agree that a member leaves.
         refused(release, 2, "sick-too-few-stay").await?;
         let mut staying = release.pods().await?;
@@ -44,7 +43,7 @@ async fn a_sick_member_may_leave_and_no_healthy_one_before_it() -> Result {
 
         let middle = release.lose_disk(1, Start::Container).await?;
         release.refuses_to_start(&middle, Some(0)).await?;
-        is_seen_sick(release, 3).await?;
+        refused_while_sick(release, 1, 3).await?;
         let before = (release.record().await?, release.members().await?);
         refused(release, 2, "sick-stays").await?;
         release.try_upgrade(2, &[]).await?.refused()?;
@@ -55,21 +54,6 @@ async fn a_sick_member_may_leave_and_no_healthy_one_before_it() -> Result {
         release.give_disk_back(middle).await?;
         release.is_settled(3).await?;
         load.lost_nothing(3, &left).await.map(drop)
-    })
-    .await
-}
-
-/// Nothing is changed by asking: a newcomer is refused.
-async fn is_seen_sick(release: &Release, members: usize) -> Result {
-    let newcomer = format!("--replicas={}", members + 1);
-    let ask = ["scale", "statefulset", &release.statefulset(), &newcomer, "--dry-run=server"];
-    until("the webhook sees who is sick", SEEN, async || match release.kubectl(&ask).await {
-        Ok(admitted) => bail!("it is admitted: {admitted}"),
-        Err(error) => {
-            let refused = format!("{error:#}");
-            ensure!(refused.contains(&format!("1 of {members} members not healthy")), "{refused}");
-            Ok(())
-        }
     })
     .await
 }
