@@ -54,12 +54,13 @@ test-all: check test-images bed ## test, and every scenario of what clusters do 
 demo: images bed ## three members under load become four (HELM=3, WAIT=1)
 	HELM=$(HELM) $(IN) tests/demo.sh
 
-bench bench-keys: images bed
+bench: images bed ## seconds per step, longest write stall, memory, image size
 	cargo build --locked -p tests --bin bench
-	$(IN) tests/bench.sh $(filter keys,$(subst -, ,$@))
+	$(IN) tests/bench.sh
 
-bench: ## seconds per step, longest write stall, memory, image size
-bench-keys: ## a million keys compared and saved, beside etcdctl
+bench-keys: images bed ## a million keys compared and saved, beside etcdctl
+	cargo build --locked -p tests --bin bench
+	$(IN) tests/bench.sh keys
 
 bed: ## build what is missing, start the cluster, load the images
 ifneq ($(BED),none)

@@ -95,16 +95,16 @@ async fn measure(release: &Release, files: &Path, numbers: &mut Numbers) -> anyh
     let [hashed, gotten, saved] = [hashed, gotten, saved].map(median);
     numbers.told("four etcdctl endpoint hashkv", hashed, "s", None);
     numbers.told("hook validate", validated.median(), "s", None);
-    numbers.told("that to this", validated.median() / hashed, "", Some(VALIDATE));
-    numbers.told("resident memory, peak", validated.peak()?, "MiB", Some(VALIDATE_MEMORY));
+    numbers.told("hook validate to etcdctl endpoint hashkv", validated.median() / hashed, "", Some(VALIDATE));
+    numbers.told("resident memory of hook validate, peak", validated.peak()?, "MiB", Some(VALIDATE_MEMORY));
     numbers.told("four etcdctl get --prefix \"\", the longest", gotten, "s", None);
     numbers.told("hook validate --keys", compared.median(), "s", None);
-    numbers.told("that to this", compared.median() / gotten, "", Some(DIFF));
-    numbers.told("resident memory, peak", compared.peak()?, "MiB", Some(DIFF_MEMORY));
+    numbers.told("hook validate --keys to etcdctl get", compared.median() / gotten, "", Some(DIFF));
+    numbers.told("resident memory of hook validate --keys, peak", compared.peak()?, "MiB", Some(DIFF_MEMORY));
     numbers.told("etcdctl snapshot save", size / saved, "MB/s", None);
     numbers.told("hook snapshot, verified", size / taken.median(), "MB/s", None);
-    numbers.told("time of this to that", taken.median() / saved, "", Some(SNAPSHOT));
-    numbers.told("resident memory, peak", taken.peak()?, "MiB", None);
+    numbers.told("time of hook snapshot to etcdctl's", taken.median() / saved, "", Some(SNAPSHOT));
+    numbers.told("resident memory of hook snapshot, peak", taken.peak()?, "MiB", None);
 
     fill(&members, keys..2 * keys).await?;
     let mut twice = Runs::default();
@@ -112,8 +112,8 @@ async fn measure(release: &Release, files: &Path, numbers: &mut Numbers) -> anyh
         twice.add(hook.run(&["validate", "--keys"]).await?);
     }
     numbers.told("hook validate --keys of twice the keys", twice.median(), "s", None);
-    numbers.told("to that of once", twice.median() / compared.median(), "", Some(TWICE));
-    numbers.told("resident memory, peak", twice.peak()?, "MiB", Some(DIFF_MEMORY));
+    numbers.told("twice the keys to once", twice.median() / compared.median(), "", Some(TWICE));
+    numbers.told("resident memory of twice the keys, peak", twice.peak()?, "MiB", Some(DIFF_MEMORY));
     Ok(())
 }
 
