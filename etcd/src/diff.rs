@@ -12,18 +12,21 @@ mod page;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::time::Duration;
 
 use futures::future::join_all;
 use membership::names::Ordinal;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use crate::member::Member;
 use crate::refusal::CallError;
 use crate::validation::{PAUSE, may_pass};
 use cut::Cut;
-use merge::Merge;
 pub use merge::{Counts, Diff, Difference, Held, Kind};
+use merge::{Entry, Merge};
 use page::{Page, PageSize, Range, Through};
 
 /// The bounds of one comparison.
@@ -91,36 +94,72 @@ async fn attempt(urls: &BTreeMap<Ordinal, String>, limits: &Limits) -> Result<Di
     let Some(first) = members.first() else {
         return Ok(Merge::new(urls.keys().copied(), 0, 0).finish());
     };
-    // A linearizable read: every write acknowledged until now is at or below this revision.
-    let revision = first.count(None).await?.revision;
-    // The same at the revision, on each: its own database has it from now on.
-    let applied = join_all(members.iter().map(|member| member.count(Some(revision)))).await;
+    let revision = first.revision().await?;
+    let applied = join_all(members.iter().map(|member| member.applies(revision))).await;
     applied.into_iter().collect::<Result<Vec<_>, CallError>>()?;
     let merge = Merge::new(urls.keys().copied(), revision, limits.named);
-    Scan { members, revision, merge, cut: Cut::default(), size: PageSize::default(), ahead: 0 }.run(limits.end).await
+    let (pages, waiting) = mpsc::channel(members.len());
+    // Beside the reads: members do not stand idle while their keys are compared.
+    let comparing = spawn_blocking(|| compare(merge, waiting));
+    let scanned = Scan::of(members, revision, pages).run(limits.end).await;
+    let merge = comparing.await.unwrap_or_else(|error| resume_unwind(error.into_panic()));
+    match scanned? {
+        End::Reached => Ok(merge.finish()),
+        End::Late => Err(Stopped::Late { keys: merge.compared(), revision }),
+    }
+}
+
+/// Compares pages as they come, until there are no more.
+fn compare(mut merge: Merge, mut pages: mpsc::Receiver<Read>) -> Merge {
+    while let Some(Read { lane, entries, through }) = pages.blocking_recv() {
+        merge.feed(lane, entries, through);
+        merge.advance();
+    }
+    merge
+}
+
+/// A member's next keys.
+struct Read {
+    lane: usize,
+    entries: Vec<Entry>,
+    /// So far they are known.
+    through: Through,
+}
+
+/// How a walk ended.
+enum End {
+    Reached,
+    Late,
 }
 
 /// One walk over all keys.
 struct Scan {
     members: Vec<Member>,
     revision: i64,
-    merge: Merge,
+    pages: mpsc::Sender<Read>,
+    /// How far the keys of each are read.
+    through: Vec<Through>,
+    /// Where the first member's last page began.
+    last: Through,
     cut: Cut,
     size: PageSize,
-    /// How many keys the first member's last page had.
-    ahead: usize,
 }
 
 impl Scan {
-    async fn run(mut self, end: Instant) -> Result<Diff, Stopped> {
-        while !self.merge.is_done() {
+    fn of(members: Vec<Member>, revision: i64, pages: mpsc::Sender<Read>) -> Self {
+        let through = vec![Through::start(); members.len()];
+        let (cut, size) = (Cut::default(), PageSize::default());
+        Self { members, revision, pages, through, last: Through::start(), cut, size }
+    }
+
+    async fn run(mut self, end: Instant) -> Result<End, CallError> {
+        while self.through.iter().any(|through| *through != Through::End) {
             if end <= Instant::now() {
-                return Err(Stopped::Late { keys: self.merge.compared(), revision: self.revision });
+                return Ok(End::Late);
             }
             // While the others read up to where the first one is, it reads its next page.
-            let bound = self.merge.through(0).clone();
             let limit = self.size.limit();
-            let ranges: Vec<Option<Range>> = (0..self.members.len()).map(|lane| self.range(lane, &bound)).collect();
+            let ranges: Vec<Option<Range>> = (0..self.members.len()).map(|lane| self.range(lane)).collect();
             let reads = self.members.iter().zip(&ranges).map(async |(member, range)| match range {
                 Some(range) => member.page(range, limit, self.revision).await.map(Some),
                 None => Ok(None),
@@ -140,34 +179,36 @@ impl Scan {
                 self.size.too_large();
                 continue;
             }
-            self.take(pages, &ranges, limit);
+            self.take(pages, ranges, limit).await;
         }
-        Ok(self.merge.finish())
+        Ok(End::Reached)
     }
 
     /// What a member is to read next, if anything.
-    fn range(&self, lane: usize, bound: &Through) -> Option<Range> {
-        let Through::Before(from) = self.merge.through(lane) else { return None };
+    fn range(&self, lane: usize) -> Option<Range> {
+        let Through::Before(from) = &self.through[lane] else { return None };
         if lane > 0 {
             // Everything below the first one's bound, and no key further.
-            return (self.merge.through(lane) < bound).then(|| Range { from: from.clone(), to: bound.clone() });
+            let bound = &self.through[0];
+            return (self.through[lane] < *bound).then(|| Range { from: from.clone(), to: bound.clone() });
         }
         // Not while others are behind: what is ahead of them is kept in memory.
-        (self.merge.waiting(0) <= self.ahead)
-            .then(|| Range { from: from.clone(), to: self.cut.end(from).map_or(Through::End, Through::Before) })
+        let caught_up = self.through.iter().all(|through| *through >= self.last);
+        caught_up.then(|| Range { from: from.clone(), to: self.cut.end(from).map_or(Through::End, Through::Before) })
     }
 
-    fn take(&mut self, pages: Vec<Option<Page>>, ranges: &[Option<Range>], limit: usize) {
+    async fn take(&mut self, pages: Vec<Option<Page>>, ranges: Vec<Option<Range>>, limit: usize) {
         for (lane, (page, range)) in pages.into_iter().zip(ranges).enumerate() {
             let (Some(page), Some(range)) = (page, range) else { continue };
             self.size.saw(page.entries.len(), page.bytes);
             if lane == 0 {
                 self.cut.saw(&page.entries, limit, page.more);
-                self.ahead = page.entries.len();
+                self.last = self.through[0].clone();
             }
-            let through = page.through(range);
-            self.merge.feed(lane, page.entries, through);
+            let through = page.through(&range);
+            self.through[lane] = through.clone();
+            // Who compares ends after this.
+            let _ = self.pages.send(Read { lane, entries: page.entries, through }).await;
         }
-        self.merge.advance();
     }
 }

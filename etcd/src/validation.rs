@@ -17,8 +17,6 @@ pub struct Hashed {
     pub hash: u32,
     /// The member's compact revision; hashes compare only where it is the same.
     pub compact_revision: i64,
-    /// How many keys live at the revision.
-    pub keys: i64,
 }
 
 /// What all members hold at one revision.
@@ -26,6 +24,9 @@ pub struct Hashed {
 pub struct Keys {
     /// The pinned revision.
     pub revision: i64,
+    /// How many keys live at it, as the first member counts them. Etcd counts by walking its whole index, so one
+    /// is asked: those whose hashes are equal hold as many.
+    pub keys: i64,
     /// By ordinal.
     pub members: BTreeMap<Ordinal, Hashed>,
 }
@@ -94,36 +95,44 @@ async fn attempt(urls: &BTreeMap<Ordinal, String>, call: Duration) -> Result<Key
         members.push((ordinal, Member::at(url, call).await?));
     }
     let Some((_, first)) = members.first() else {
-        return Ok(Keys { revision: 0, members: BTreeMap::new() });
+        return Ok(Keys { revision: 0, keys: 0, members: BTreeMap::new() });
     };
-    // A linearizable read: every write acknowledged until now is at or below this revision.
-    let revision = first.count(None).await?.revision;
+    let revision = first.revision().await?;
     let hashed = join_all(members.iter().map(|(ordinal, member)| async move {
-        // The read at the revision, through the member's own log, waits until it is applied there.
-        let keys = member.count(Some(revision)).await?.keys;
+        member.applies(revision).await?;
         let mut client = member.client.clone();
         let answer = member.bounded("endpoint hashkv", client.hash_kv(revision)).await?;
-        Ok((*ordinal, Hashed { hash: answer.hash(), compact_revision: answer.compact_version(), keys }))
+        Ok((*ordinal, Hashed { hash: answer.hash(), compact_revision: answer.compact_version() }))
     }));
-    let members = hashed.await.into_iter().collect::<Result<_, CallError>>()?;
-    Ok(Keys { revision, members })
+    let (hashed, keys) = tokio::join!(hashed, first.count(revision));
+    let members = hashed.into_iter().collect::<Result<_, CallError>>()?;
+    Ok(Keys { revision, keys: keys?, members })
 }
 
-/// A count of all keys, and the revision it was taken at.
-pub(crate) struct Count {
-    pub(crate) keys: i64,
-    pub(crate) revision: i64,
-}
+/// Any key: that none is found is told without a look at the others.
+const ANY_KEY: &str = "health";
 
 impl Member {
-    pub(crate) async fn count(&self, revision: Option<i64>) -> Result<Count, CallError> {
+    /// The revision now, by a linearizable read: every write acknowledged until now is at or below it.
+    pub(crate) async fn revision(&self) -> Result<i64, CallError> {
         let mut client = self.client.clone();
-        let mut options = GetOptions::new().with_all_keys().with_count_only();
-        if let Some(revision) = revision {
-            options = options.with_revision(revision);
-        }
-        let answer = self.bounded("get --count-only", client.get("", Some(options))).await?;
-        let at = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
-        Ok(Count { keys: answer.count(), revision: at })
+        let options = GetOptions::new().with_count_only();
+        let answer = self.bounded("get", client.get(ANY_KEY, Some(options))).await?;
+        Ok(answer.header().map_or(0, etcd_client::ResponseHeader::revision))
+    }
+
+    /// Waits until the revision is applied here: a read at it, through the member's own log. Its own database has it from
+    /// then on.
+    pub(crate) async fn applies(&self, revision: i64) -> Result<(), CallError> {
+        let mut client = self.client.clone();
+        let options = GetOptions::new().with_count_only().with_revision(revision);
+        self.bounded("get", client.get(ANY_KEY, Some(options))).await.map(drop)
+    }
+
+    /// How many keys live at a revision.
+    async fn count(&self, revision: i64) -> Result<i64, CallError> {
+        let mut client = self.client.clone();
+        let options = GetOptions::new().with_all_keys().with_count_only().with_revision(revision);
+        Ok(self.bounded("get --count-only", client.get("", Some(options))).await?.count())
     }
 }

@@ -32,7 +32,7 @@ const TRIES: u32 = 20;
 
 /// What was asked for.
 pub struct Asked {
-    /// Key by key also where the hashes are equal.
+    /// Key by key, without a look at the hashes: every key is read anyway.
     pub keys: bool,
     /// So many differing keys are named.
     pub named: usize,
@@ -76,13 +76,15 @@ pub async fn compare(objects: &Objects, mut target: Target, asked: &Asked, end: 
     let voters = voters(&target, count, record.as_ref(), end).await?;
     let urls = voters.iter().map(|voter| (voter.ordinal, target.client_url(voter.ordinal))).collect();
     let mut answer = Answer::about(&target, voters);
-    let hashed = etcd::validate_at(&urls, HASH, TRIES).await;
-    answer.hashed(&hashed);
-    // Also where it could not be told: members that compacted differently have other hashes of the same keys.
-    if asked.keys || !matches!(hashed, Verdict::Equal(_)) {
+    let hashed = if asked.keys { None } else { Some(etcd::validate_at(&urls, HASH, TRIES).await) };
+    if let Some(hashed) = &hashed {
+        answer.hashed(hashed);
+    }
+    // Also where the hashes did not tell: members that compacted differently have other ones of the same keys.
+    if !matches!(hashed, Some(Verdict::Equal(_))) {
         // Some time is left to say so.
         let limits = Limits { call: HASH, tries: TRIES, end: end - ANSWER, named: asked.named };
-        answer.compared(&hashed, etcd::diff(&urls, &limits).await);
+        answer.compared(hashed.as_ref(), etcd::diff(&urls, &limits).await);
     }
     Ok(answer)
 }

@@ -8,14 +8,86 @@
 
 use super::merge::Entry;
 
-/// So many pages are aimed at with one range: a page that is cut by its limit is full.
-const PAGES: u64 = 2;
+/// More keys than fit into a page are aimed at with one range, so that its limit cuts it and it is full: five for four.
+const MORE: (u128, u128) = (5, 4);
+/// A page with less than this part of what was asked for has hardly any key.
+const HARDLY_ANY: u128 = 16;
+/// So many bytes of a key are one number.
+const DIGITS: u32 = 12;
+/// So many of them, at most, are before the first one in which the keys of a page differ: to carry into.
+const BEFORE: usize = 4;
 
-/// A distance between keys: so many units of the eight bytes that begin at a position.
+/// What the bytes of keys are taken for. Bytes that are none of them count as the nearest below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Alphabet {
+    Decimal,
+    Hex,
+    Bytes,
+}
+
+impl Alphabet {
+    /// The smallest that has all these bytes.
+    fn of<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> Self {
+        let mut found = Self::Decimal;
+        for &byte in bytes {
+            if !found.has(byte) {
+                found = Self::Hex;
+            }
+            if !found.has(byte) {
+                return Self::Bytes;
+            }
+        }
+        found
+    }
+
+    fn has(self, byte: u8) -> bool {
+        self.byte(self.digit(byte)) == byte
+    }
+
+    fn radix(self) -> u128 {
+        match self {
+            Self::Decimal => 10,
+            Self::Hex => 16,
+            Self::Bytes => 256,
+        }
+    }
+
+    fn digit(self, byte: u8) -> u8 {
+        match (self, byte) {
+            (Self::Bytes, byte) => byte,
+            (Self::Hex, b'a'..) => (byte - b'a').min(5) + 10,
+            (_, byte) => byte.clamp(b'0', b'9') - b'0',
+        }
+    }
+
+    fn byte(self, digit: u8) -> u8 {
+        match (self, digit) {
+            (Self::Bytes, digit) => digit,
+            (_, ..10) => b'0' + digit,
+            (_, digit) => b'a' + (digit - 10),
+        }
+    }
+
+    /// The bytes of a key from `at` on as a number; a key that ends goes on with zeros.
+    fn number(self, key: &[u8], at: usize) -> u128 {
+        let digits = (at..).map(|at| key.get(at).map_or(0, |byte| self.digit(*byte)));
+        digits.take(DIGITS as usize).fold(0, |number, digit| number * self.radix() + u128::from(digit))
+    }
+
+    /// What every number is below.
+    fn end(self) -> u128 {
+        self.radix().pow(DIGITS)
+    }
+}
+
+/// A distance between keys: so many units of the number that begins at a position.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     at: usize,
-    step: u64,
+    step: u128,
+    alphabet: Alphabet,
+    /// Where the keys begin to differ.
+    differ: usize,
 }
 
 /// The guess.
@@ -33,63 +105,69 @@ impl Cut {
 
     /// Learns from a page that was asked for with this limit.
     pub fn saw(&mut self, entries: &[Entry], limit: usize, more: bool) {
-        let keys = entries.len() as u64;
-        let limit = limit as u64;
+        let (keys, limit) = (entries.len() as u128, limit as u128);
         if more {
             // Full: these keys are as close as that, whatever the guess was.
-            let measured = entries.first().zip(entries.last());
-            self.span = measured
-                .and_then(|(first, last)| Span::between(&first.key, &last.key))
-                .map(|span| Span { step: span.step.saturating_mul(PAGES), ..span });
-        } else if let Some(span) = &mut self.span {
-            match limit.checked_div(keys) {
-                Some(0 | 1) => {}
-                Some(times @ ..16) => span.step = span.step.saturating_mul(times * PAGES),
-                // Hardly any: behind the end of a prefix, the next keys are a byte or more away.
-                _ => span.widen(),
-            }
+            self.span = Span::of(entries).map(|span| span.times(MORE.0, MORE.1));
+        } else if let Some(span) = self.span {
+            let few = keys * HARDLY_ANY < limit;
+            self.span = if few { span.widened() } else { Some(span.times(limit * MORE.0, keys * MORE.1)) };
         }
     }
 }
 
 impl Span {
-    /// From one key to a later one.
-    fn between(first: &[u8], last: &[u8]) -> Option<Self> {
-        let at = first.iter().zip(last).take_while(|(a, b)| a == b).count();
-        let step = window(last, at).checked_sub(window(first, at))?;
+    /// From the first to the last of these keys.
+    fn of(entries: &[Entry]) -> Option<Self> {
+        let (first, last) = (&entries.first()?.key, &entries.last()?.key);
+        let differ = first.iter().zip(last).take_while(|(a, b)| a == b).count();
+        let alphabet = Alphabet::of(entries.iter().flat_map(|entry| entry.key.iter().skip(differ)));
+        let before = first[..differ].iter().rev().take(BEFORE).take_while(|byte| alphabet.has(**byte)).count();
+        let at = differ - before;
+        let step = alphabet.number(last, at).checked_sub(alphabet.number(first, at))?;
         // 0: the later one only has zeros more.
-        Some(Self { at, step: step.max(1) })
+        Some(Self { at, step: step.max(1), alphabet, differ })
     }
 
-    /// To where the byte before is the next one.
-    fn widen(&mut self) {
-        match self.at.checked_sub(1) {
-            Some(at) => *self = Self { at, step: 1 << 56 },
-            None => self.step = self.step.saturating_mul(256),
-        }
+    /// So many times as far.
+    fn times(self, times: u128, of: u128) -> Self {
+        Self { step: (self.step.saturating_mul(times) / of).max(1), ..self }
+    }
+
+    /// To where the byte before is the next one: behind the end of a prefix the next keys are a byte or more away. `None`:
+    /// there is no byte before.
+    fn widened(self) -> Option<Self> {
+        let differ = self.differ.checked_sub(1)?;
+        let alphabet = Alphabet::Bytes;
+        Some(Self { at: differ, step: alphabet.end() / alphabet.radix(), alphabet, differ })
     }
 
     /// The key so far behind this one; `None`: behind every key.
     fn beyond(&self, from: &[u8]) -> Option<Vec<u8>> {
-        let mut end: Vec<u8> = from.iter().copied().chain(std::iter::repeat(0)).take(self.at).collect();
-        let (sum, carried) = window(from, self.at).overflowing_add(self.step);
-        if carried {
-            // The next larger prefix.
-            while let Some(last) = end.pop() {
-                if let Some(next) = last.checked_add(1) {
-                    end.push(next);
-                    return Some(end);
-                }
-            }
-            return None;
+        let Self { at, step, alphabet, .. } = *self;
+        let mut end: Vec<u8> = from.iter().copied().chain(std::iter::repeat(0)).take(at).collect();
+        let mut sum = alphabet.number(from, at).saturating_add(step);
+        if sum >= alphabet.end() {
+            return successor(end);
         }
-        end.extend(sum.to_be_bytes());
-        Some(end)
+        let mut digits = Vec::new();
+        for _ in 0..DIGITS {
+            digits.push(alphabet.byte(u8::try_from(sum % alphabet.radix()).unwrap_or(u8::MAX)));
+            sum /= alphabet.radix();
+        }
+        end.extend(digits.iter().rev());
+        // A byte that is not in the alphabet may be above what it was taken for.
+        if *end > *from { Some(end) } else { successor(from.iter().copied().take(at + 1).collect()) }
     }
 }
 
-/// Eight bytes of a key as a number; a key that ends goes on with zeros.
-fn window(key: &[u8], at: usize) -> u64 {
-    let bytes = key.iter().copied().skip(at).chain(std::iter::repeat(0)).take(8);
-    bytes.fold(0, |number, byte| number << 8 | u64::from(byte))
+/// The least key above all that begin so; `None`: there is none.
+fn successor(mut prefix: Vec<u8>) -> Option<Vec<u8>> {
+    while let Some(last) = prefix.pop() {
+        if let Some(next) = last.checked_add(1) {
+            prefix.push(next);
+            return Some(prefix);
+        }
+    }
+    None
 }

@@ -162,27 +162,13 @@ impl Merge {
         Self { ordinals, lanes, revision, named, differing: 0, undecided: 0, first: Vec::new() }
     }
 
-    /// How far the keys of a member are known, members being numbered in the order of [`Self::new`].
-    pub fn through(&self, lane: usize) -> &Through {
-        &self.lanes[lane].through
-    }
-
-    /// How many of its keys are not compared yet.
-    pub fn waiting(&self, lane: usize) -> usize {
-        self.lanes[lane].waiting.len()
-    }
-
-    /// Every key of every member is compared.
-    pub fn is_done(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.through == Through::End && lane.waiting.is_empty())
-    }
-
     /// How many keys of the first member are compared.
     pub fn compared(&self) -> u64 {
         self.lanes.first().map_or(0, |lane| lane.counts.keys)
     }
 
-    /// A member's next keys, in order, from where it was known up to `through`.
+    /// A member's next keys, in order, from where it was known up to `through`; members are numbered in the order of
+    /// [`Self::new`].
     pub fn feed(&mut self, lane: usize, entries: Vec<Entry>, through: Through) {
         let lane = &mut self.lanes[lane];
         lane.waiting.extend(entries);

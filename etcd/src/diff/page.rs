@@ -52,10 +52,10 @@ impl Page {
 }
 
 /// What one page may weigh; members and this program hold it in memory.
-const BYTES: usize = 512 << 10;
+const BYTES: usize = 1 << 20;
 /// The most keys of one page: what follows may be larger than what was seen, and the member makes
 /// the whole answer in memory.
-const MOST_KEYS: usize = 2000;
+const MOST_KEYS: usize = 4000;
 
 /// How many keys are asked for at once, so that a page weighs about [`BYTES`].
 #[derive(Debug)]

@@ -158,13 +158,12 @@ impl Answer {
         match hashes {
             Hashes::Equal(keys) => {
                 self.take(keys);
+                for member in &mut self.members {
+                    member.keys = u64::try_from(keys.keys).ok();
+                }
                 self.verdict = Verdict::Equal;
-                let (count, hash) = keys.members.values().next().map_or((0, 0), |one| (one.keys, one.hash));
-                self.reason = format!(
-                    "{} voting members hold the same {count} keys at revision {} (HashKV {hash:08x})",
-                    self.members.len(),
-                    keys.revision
-                );
+                let hash = keys.members.values().next().map_or(0, |one| one.hash);
+                self.reason = format!("{} at revision {} (HashKV {hash:08x})", self.all_hold(keys.keys), keys.revision);
             }
             Hashes::Differ(keys) => {
                 self.take(keys);
@@ -178,27 +177,33 @@ impl Answer {
         }
     }
 
-    fn take(&mut self, Keys { revision, members }: &Keys) {
+    fn all_hold(&self, keys: impl std::fmt::Display) -> String {
+        match self.members.len() {
+            1 => format!("the one voting member holds {keys} keys"),
+            voters => format!("{voters} voting members hold the same {keys} keys"),
+        }
+    }
+
+    fn take(&mut self, Keys { revision, members, .. }: &Keys) {
         self.hash_revision = Some(*revision);
         for member in &mut self.members {
             if let Some(hashed) = members.get(&member.ordinal) {
                 member.hash = Some(format!("{:08x}", hashed.hash));
                 member.compact_revision = Some(hashed.compact_revision);
-                member.keys = u64::try_from(hashed.keys).ok();
             }
         }
     }
 
-    /// What the comparison key by key told, which decides.
-    pub fn compared(&mut self, hashes: &Hashes, diff: Result<Diff, String>) {
+    /// What the comparison key by key told, which decides; `hashes`: what they told before, if they were asked.
+    pub fn compared(&mut self, hashes: Option<&Hashes>, diff: Result<Diff, String>) {
         let diff = match diff {
             Ok(diff) => diff,
             Err(why) => {
                 self.verdict = Verdict::Unknown;
                 let before = match hashes {
-                    Hashes::Differ(keys) => format!("HashKV differs at revision {}, and ", keys.revision),
-                    Hashes::Equal(_) => "HashKV is equal, and ".into(),
-                    Hashes::Unknown(why) => format!("{why}, and "),
+                    Some(Hashes::Differ(keys)) => format!("HashKV differs at revision {}, and ", keys.revision),
+                    Some(Hashes::Unknown(why)) => format!("{why}, and "),
+                    Some(Hashes::Equal(_)) | None => String::new(),
                 };
                 self.reason = format!(
                     "{before}the keys could not be compared one by one: {why}; validate again when it has passed"
@@ -224,16 +229,14 @@ impl Answer {
         self.reason = self.told(hashes, &diff);
     }
 
-    fn told(&self, hashes: &Hashes, diff: &Diff) -> String {
+    fn told(&self, hashes: Option<&Hashes>, diff: &Diff) -> String {
         let (voters, revision) = (self.members.len(), diff.revision);
         if diff.is_equal() {
             let keys = diff.members.values().next().map_or(0, |counts| counts.keys);
-            let told = format!(
-                "{voters} voting members hold the same {keys} keys at revision {revision}, compared key by key"
-            );
+            let told = format!("{} at revision {revision}, compared key by key", self.all_hold(keys));
             return match hashes {
                 // The hash also covers what was overwritten or deleted and is not compacted yet.
-                Hashes::Differ(_) => {
+                Some(Hashes::Differ(_)) => {
                     format!(
                         "{told}; HashKV differs, so it is in what was overwritten or deleted since the last compaction"
                     )

@@ -12,8 +12,8 @@ fn voters(count: u32) -> Vec<Voter> {
 }
 
 fn keys(hashes: &[u32]) -> Keys {
-    let hashed = |&hash: &u32| Hashed { hash, compact_revision: 5, keys: 100 };
-    Keys { revision: 90, members: (0..).zip(hashes.iter().map(hashed)).collect() }
+    let hashed = |&hash: &u32| Hashed { hash, compact_revision: 5 };
+    Keys { revision: 90, keys: 100, members: (0..).zip(hashes.iter().map(hashed)).collect() }
 }
 
 fn held(value_hash: u64, lease: i64) -> Held {
@@ -42,7 +42,7 @@ fn answer(members: u32, hashes: &Hashes, diff: Option<Result<Diff, String>>) -> 
     let mut answer = Answer::about(&puls8(), voters(members));
     answer.hashed(hashes);
     if let Some(diff) = diff {
-        answer.compared(hashes, diff);
+        answer.compared(Some(hashes), diff);
     }
     answer
 }
@@ -97,8 +97,15 @@ fn a_hash_that_differs_counts_only_when_keys_do() {
     assert_eq!((untold.verdict, untold.differing), (Verdict::Unknown, None));
     assert!(untold.reason.starts_with("HashKV differs at revision 90, and"), "{}", untold.reason);
     // And the other way round: what the keys say holds.
-    let keyed = answer(3, &Hashes::Unknown("compacted".into()), Some(Ok(equal)));
+    let keyed = answer(3, &Hashes::Unknown("compacted".into()), Some(Ok(equal.clone())));
     assert_eq!(keyed.verdict, Verdict::Equal);
+    let mut unhashed = Answer::about(&puls8(), voters(3));
+    unhashed.compared(None, Ok(equal));
+    assert_eq!(unhashed.reason, "3 voting members hold the same 100 keys at revision 91, compared key by key");
+    assert_eq!((unhashed.verdict, unhashed.hash_revision), (Verdict::Equal, None));
+    unhashed.compared(None, Err("etcd-1 is away".into()));
+    let untold = "the keys could not be compared one by one: etcd-1 is away; validate again when it has passed";
+    assert_eq!((unhashed.verdict, unhashed.reason.as_str()), (Verdict::Unknown, untold));
 }
 
 #[test]
