@@ -82,6 +82,7 @@ enum Step {
 pub struct Launcher {
     cronjobs: Api<CronJob>,
     jobs: Api<Job>,
+    namespace: String,
     cronjob: String,
     target: String,
     volumes: Volumes,
@@ -96,6 +97,7 @@ impl Launcher {
         Self {
             cronjobs: Api::namespaced(client.clone(), namespace),
             jobs: Api::namespaced(client.clone(), namespace),
+            namespace: namespace.clone(),
             cronjob: cronjob.clone(),
             target: statefulset.clone(),
             volumes: Volumes::new(client, namespace, plan),
@@ -210,9 +212,9 @@ impl Launcher {
         let Need { uid, desired, .. } = &memory.need;
         let note = format!(
             "etcd-scaler tried {MOST_ATTEMPTS} times to get to {desired} verified members and stops; see the log of the last Job \
-             with label {TARGET}={}. Repair what it names, then: kubectl create job --from=cronjob/{} {}-by-hand. It tries again \
-             by itself when the count changes or a member answers that did not before.",
-            self.target, self.cronjob, self.cronjob
+             with label {TARGET}={}. Repair what it names, then: kubectl create job -n {} --from=cronjob/{} {}-by-hand. It tries \
+             again by itself when the count changes or a member answers that did not before.",
+            self.target, self.namespace, self.cronjob, self.cronjob
         );
         warn!(desired, "{note}");
         self.events.tell(uid, Reason::GivenUp, &note);
