@@ -160,7 +160,17 @@ fn ended(state: &ContainerState) -> Option<String> {
     let terminated = state.terminated.as_ref().filter(|ended| ended.exit_code != 0)?;
     let message = terminated.message.clone().unwrap_or_default();
     let last = message.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    Some(if last.is_empty() { format!("exit code {}", terminated.exit_code) } else { last.to_owned() })
+    Some(if last.is_empty() { format!("exit code {}", terminated.exit_code) } else { in_words(last) })
+}
+
+/// etcd logs JSON: what such a line says and why, without its place in the source.
+fn in_words(line: &str) -> String {
+    let logged: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
+    match (logged["msg"].as_str(), logged["error"].as_str()) {
+        (Some(msg), Some(error)) => format!("{msg}: {error}"),
+        (Some(msg), None) => msg.to_owned(),
+        (None, _) => line.to_owned(),
+    }
 }
 
 fn unscheduled(pod: &Pod) -> Option<Trouble> {
@@ -220,6 +230,16 @@ mod tests {
               "state": { "waiting": { "reason": "CrashLoopBackOff", "message": "back-off 40s" } },
               "lastState": { "terminated": { "exitCode": 1, "message": "first\nERROR it holds data\n" } } } ] } }));
         assert_eq!(seen.trouble.unwrap().what, "container admit: CrashLoopBackOff: ERROR it holds data");
+    }
+
+    #[test]
+    fn of_a_line_that_etcd_logged_what_it_says_and_why_is_told() {
+        let line = r#"{"level":"fatal","ts":"2026-11-29T07:37:12.1Z","caller":"etcdmain/etcd.go:183","msg":"discovery failed","error":"cannot access data directory","stacktrace":"main.main"}"#;
+        assert_eq!(in_words(line), "discovery failed: cannot access data directory");
+        assert_eq!(in_words(r#"{"level":"fatal","msg":"failed to flock"}"#), "failed to flock");
+        for other in [r#"{"error":"no msg"}"#, "panic: runtime error", "5"] {
+            assert_eq!(in_words(other), other);
+        }
     }
 
     #[test]
