@@ -397,7 +397,7 @@ impl Apply<'_> {
 
     fn not_now(&self, text: &str) -> CallError {
         CallError::Refused {
-            call: "endpoint status",
+            call: "change of members",
             url: self.seen.target.to_string(),
             text: text.to_owned(),
             refusal: Refusal::Unknown,

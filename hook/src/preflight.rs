@@ -53,9 +53,10 @@ pub async fn run(
     adopt(&live, &mut target)?;
     let (from, to) = (replicas(&live), replicas(&rendered));
     let reports = Reports::about(objects.client.clone(), reference(&live), "preflight");
+    let mut deleting = false;
     let checked = async {
         if let Some(fixed) = dry_run(&objects, &target, &live, &rendered).await? {
-            return make_again(&objects, &target, &live, lease, &fixed, end).await.map(Some);
+            return make_again(&objects, &target, &live, lease, &fixed, (&mut deleting, end)).await.map(Some);
         }
         if from != to && record(&live)?.is_none_or(|record| record.count() != to) {
             // Who is to go may be gone already; whether it may go is the guard's to say.
@@ -89,6 +90,9 @@ pub async fn run(
         Err(error) => {
             let why = format!("{error:#}");
             reports.failed("ScaleRefused", why.clone()).await;
+            if deleting {
+                bail!("{why} (its StatefulSet, in which etcd never ran, may be gone already: upgrade again to go on)");
+            }
             bail!("{why} (nothing was changed)")
         }
     }
@@ -172,16 +176,19 @@ async fn dry_run(
 }
 
 /// Where etcd never ran, Helm is to find no StatefulSet and makes it as the chart has it now; else a
-/// person has to do it, around the pods that run. What was done.
+/// person has to do it, around the pods that run. What was done; `deleting` is set before that begins.
 async fn make_again(
     objects: &Objects,
     target: &Target,
     live: &StatefulSet,
     lease: &str,
     differences: &[String],
-    end: Instant,
+    (deleting, end): (&mut bool, Instant),
 ) -> anyhow::Result<String> {
-    match unused::remove(objects, target, lease, end).await.context("failed to make way for the StatefulSet")? {
+    match unused::remove(objects, target, lease, deleting, end)
+        .await
+        .context("failed to make way for the StatefulSet")?
+    {
         Ok(()) => Ok(format!(
             "{target}: {}, which Kubernetes lets nobody change in a StatefulSet. etcd never ran in it, so it was deleted with its empty claims; Helm makes it again",
             differences.join(", ")

@@ -88,6 +88,7 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
         Err(error) => Err(error),
     };
     let outcome = match worked {
+        Ok(0) => Ok(format!("{target} is stopped: 0 replicas are wanted, its members stay as they are")),
         Ok(_) => {
             failpoint::at(Failpoint::BeforeValidation, &lease).await;
             validate(&objects, &target, &reports).await

@@ -30,7 +30,7 @@ struct Unused {
 }
 
 /// Deletes the StatefulSet with its pods and its claims, and waits until they are gone, if etcd
-/// never ran in any of its pods; `Err`: what speaks against it.
+/// never ran in any of its pods; `Err`: what speaks against it. `deleting` is set before the first of them may go.
 ///
 /// # Errors
 /// Which object it was that could not be deleted, or was still there at `end`.
@@ -38,6 +38,7 @@ pub async fn remove(
     objects: &Objects,
     target: &Target,
     lease: &str,
+    deleting: &mut bool,
     end: Instant,
 ) -> anyhow::Result<Result<(), String>> {
     let claims = loop {
@@ -46,6 +47,7 @@ pub async fn remove(
             Ok(unused) => unused,
             Err(used) => return Ok(Err(used)),
         };
+        *deleting = true;
         // Changed since: looked at again.
         if delete(&objects.statefulsets, &unused.statefulset, end).await? {
             break unused.claims;

@@ -41,7 +41,7 @@ pub fn steps(target: &Target, scale: Scale) -> Vec<String> {
             target.peer_url(ordinal)
         ));
         let promoted = if role == "a voting member" { "" } else { ", member promote" };
-        steps.push(format!("{pod}: its ordinary pod takes over{promoted}: {} voting members", ordinal + 1));
+        steps.push(format!("{pod}: its ordinary pod takes over{promoted}: {}", voters(ordinal + 1)));
     }
     let mut leads = leader;
     for ordinal in (to..from).rev() {
@@ -52,16 +52,23 @@ pub fn steps(target: &Target, scale: Scale) -> Vec<String> {
             // Who is chosen stays.
             leads = leads.map(|_| 0);
         }
-        steps.push(format!("{pod}: member remove, {ordinal} voting members are left; its pod is deleted"));
+        let are_left = if ordinal == 1 { "is left" } else { "are left" };
+        steps.push(format!("{pod}: member remove, {} {are_left}; its pod is deleted", voters(ordinal)));
         steps.push(match on_scale_down {
             OnScaleDown::Keep => format!("{pod}: its claim and its volume are kept"),
             OnScaleDown::Delete => format!("{pod}: its claim and the volume made for it are deleted"),
         });
     }
-    if from != to {
-        steps.push(format!("the keys of all {to} members are compared"));
+    match to {
+        _ if from == to => {}
+        1 => steps.push("the keys of the one member are counted".to_owned()),
+        _ => steps.push(format!("the keys of all {to} members are compared")),
     }
     steps
+}
+
+fn voters(count: u32) -> String {
+    format!("{count} voting {}", if count == 1 { "member" } else { "members" })
 }
 
 #[cfg(test)]
@@ -101,9 +108,9 @@ mod tests {
         ");
         insta::assert_snapshot!(told(2, 1, None, None, OnScaleDown::Keep), @"
         puls8-etcd-1: another member is made the leader, if it leads then
-        puls8-etcd-1: member remove, 1 voting members are left; its pod is deleted
+        puls8-etcd-1: member remove, 1 voting member is left; its pod is deleted
         puls8-etcd-1: its claim and its volume are kept
-        the keys of all 1 members are compared
+        the keys of the one member are counted
         ");
         insta::assert_snapshot!(told(3, 0, None, None, OnScaleDown::Keep), @"every pod is deleted by the StatefulSet controller; no member leaves etcd");
         assert_eq!(told(3, 3, None, None, OnScaleDown::Keep), "");
