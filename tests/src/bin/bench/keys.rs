@@ -77,13 +77,9 @@ async fn measure(release: &Release, files: &Path, numbers: &mut Numbers) -> anyh
     let hook = Hook::of(release);
     fill(&members, 0..keys).await?;
     println!("\n{MEMBERS} members with {keys} keys of {VALUE} bytes: medians of {ROUNDS} runs in turns");
-    let (mut hashed, mut gotten, mut saved) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut validated, mut compared, mut taken) = (Runs::default(), Runs::default(), Runs::default());
+    let once = Compared::measured(&hook, &members).await?;
+    let (mut saved, mut taken) = (Vec::new(), Runs::default());
     for round in 0..ROUNDS {
-        hashed.push(seconds(each(&members, &["endpoint", "hashkv"])).await?);
-        validated.add(hook.run(&["validate"]).await?);
-        gotten.push(seconds(each(&members, &["get", "", "--prefix"])).await?);
-        compared.add(hook.run(&["validate", "--keys"]).await?);
         let file = files.join(format!("theirs-{round}.db"));
         let save = etcdctl(&members[0], &["snapshot", "save", &file.to_string_lossy()]);
         saved.push(seconds([save]).await?);
@@ -91,30 +87,50 @@ async fn measure(release: &Release, files: &Path, numbers: &mut Numbers) -> anyh
         // The newest stays: its size is looked at.
         taken.add(hook.run(&["snapshot", "--keep=1", &format!("--dir={}", files.display())]).await?);
     }
-    let size = snapshot_size(files)?;
-    let [hashed, gotten, saved] = [hashed, gotten, saved].map(median);
-    numbers.told("four etcdctl endpoint hashkv", hashed, "s", None);
-    numbers.told("hook validate", validated.median(), "s", None);
-    numbers.told("hook validate to etcdctl endpoint hashkv", validated.median() / hashed, "", Some(VALIDATE));
-    numbers.told("resident memory of hook validate, peak", validated.peak()?, "MiB", Some(VALIDATE_MEMORY));
-    numbers.told("four etcdctl get --prefix \"\", the longest", gotten, "s", None);
-    numbers.told("hook validate --keys", compared.median(), "s", None);
-    numbers.told("hook validate --keys to etcdctl get", compared.median() / gotten, "", Some(DIFF));
-    numbers.told("resident memory of hook validate --keys, peak", compared.peak()?, "MiB", Some(DIFF_MEMORY));
+    let (size, saved) = (snapshot_size(files)?, median(saved));
+    numbers.told("four etcdctl endpoint hashkv", once.hashed, "s", None);
+    numbers.told("hook validate", once.validated.median(), "s", None);
+    numbers.told("hook validate to etcdctl endpoint hashkv", once.validated.median() / once.hashed, "", Some(VALIDATE));
+    numbers.told("resident memory of hook validate, peak", once.validated.peak()?, "MiB", Some(VALIDATE_MEMORY));
+    numbers.told("four etcdctl get --prefix \"\", the longest", once.gotten, "s", None);
+    numbers.told("hook validate --keys", once.compared.median(), "s", None);
+    numbers.told("hook validate --keys to etcdctl get", once.compared.median() / once.gotten, "", Some(DIFF));
+    numbers.told("resident memory of hook validate --keys, peak", once.compared.peak()?, "MiB", Some(DIFF_MEMORY));
     numbers.told("etcdctl snapshot save", size / saved, "MB/s", None);
     numbers.told("hook snapshot, verified", size / taken.median(), "MB/s", None);
     numbers.told("time of hook snapshot to etcdctl's", taken.median() / saved, "", Some(SNAPSHOT));
     numbers.told("resident memory of hook snapshot, peak", taken.peak()?, "MiB", None);
 
     fill(&members, keys..2 * keys).await?;
-    let mut twice = Runs::default();
-    for _ in 0..ROUNDS {
-        twice.add(hook.run(&["validate", "--keys"]).await?);
-    }
-    numbers.told("hook validate --keys of twice the keys", twice.median(), "s", None);
-    numbers.told("twice the keys to once", twice.median() / compared.median(), "", Some(TWICE));
-    numbers.told("resident memory of twice the keys, peak", twice.peak()?, "MiB", Some(DIFF_MEMORY));
+    let twice = Compared::measured(&hook, &members).await?;
+    numbers.told("four etcdctl get of twice the keys", twice.gotten, "s", None);
+    numbers.told("hook validate --keys of twice the keys", twice.compared.median(), "s", None);
+    numbers.told("twice the keys to once", twice.compared.median() / once.compared.median(), "", Some(TWICE));
+    numbers.told("resident memory of twice the keys, peak", twice.compared.peak()?, "MiB", Some(DIFF_MEMORY));
     Ok(())
+}
+
+/// Both ways to compare, beside etcdctl, in turns: what a member has in memory from one of them speeds up the next or
+/// slows it down, so each size has the same turns.
+struct Compared {
+    hashed: f64,
+    validated: Runs,
+    gotten: f64,
+    compared: Runs,
+}
+
+impl Compared {
+    async fn measured(hook: &Hook, members: &[String]) -> anyhow::Result<Self> {
+        let (mut hashed, mut gotten) = (Vec::new(), Vec::new());
+        let (mut validated, mut compared) = (Runs::default(), Runs::default());
+        for _ in 0..ROUNDS {
+            hashed.push(seconds(each(members, &["endpoint", "hashkv"])).await?);
+            validated.add(hook.run(&["validate"]).await?);
+            gotten.push(seconds(each(members, &["get", "", "--prefix"])).await?);
+            compared.add(hook.run(&["validate", "--keys"]).await?);
+        }
+        Ok(Self { hashed: median(hashed), validated, gotten: median(gotten), compared })
+    }
 }
 
 /// Puts keys, many at once.
