@@ -12,6 +12,7 @@ pub use self::names::Failpoint;
 use self::names::{ANNOTATION, VARIABLE};
 use crate::cluster::{in_node, is_bed};
 use crate::faults::kill_container;
+use crate::jobs::JobPod;
 use crate::members::text;
 use crate::process::{run, until};
 use crate::release::Release;
@@ -195,6 +196,16 @@ impl Job<'_> {
         let End { complete, log } = self.ended().await?;
         ensure!(complete, "Job {} failed:\n{log}", self.name);
         Ok(())
+    }
+
+    /// Waits until it has failed; how its pod ended.
+    ///
+    /// # Errors
+    /// When it does not fail.
+    pub async fn fails(&self) -> anyhow::Result<JobPod> {
+        let End { complete, log } = self.ended().await?;
+        ensure!(!complete, "Job {} did what it was not to do:\n{log}", self.name);
+        self.release.ended_pod(&self.name).await
     }
 }
 

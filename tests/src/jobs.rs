@@ -84,7 +84,8 @@ impl Release {
         run("sh", ["-c", line.trim_end_matches(')')], "", JOB).await?.ok()
     }
 
-    async fn ended_pod(&self, job: &str) -> anyhow::Result<JobPod> {
+    /// How the last pod of this Job ended.
+    pub(crate) async fn ended_pod(&self, job: &str) -> anyhow::Result<JobPod> {
         let label = format!("batch.kubernetes.io/job-name={job}");
         let list = self.json(&["get", "pods", "-l", &label]).await?;
         let pods = list["items"].as_array().into_iter().flatten();

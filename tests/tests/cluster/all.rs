@@ -3,6 +3,7 @@
 mod bad_install;
 mod by_hand;
 mod drift;
+mod failed_joins;
 mod guard;
 mod helm;
 mod image_gone;

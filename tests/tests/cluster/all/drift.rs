@@ -13,6 +13,7 @@ use tests::referee::judge::Rule;
 use tests::release::{Helm, Ran, Release};
 use tests::scenario::{self, Excused};
 
+use crate::said::said;
 use crate::ways::{Way, change, scale};
 
 type Result = anyhow::Result<()>;
@@ -38,9 +39,9 @@ async fn a_middle_member_removed_by_hand_joins_again() -> Result {
         let old = release.members().await?.into_iter().find(|member| member.name == name).context("no second")?;
         release.etcdctl(&["member", "remove", &old.id]).await?;
         let gone = format!("{name} (member {}) is not listed any more: it was removed by hand", old.id);
-        let refusal = refused(release, 4, &[&gone]).await?;
-        planned_only(release, &refusal, "reconcile", &gone).await?;
-        decided(release, &refusal, "reconcile").await?;
+        let refusal = refused(release, "drift-removed", &[&gone]).await?;
+        planned_only(release, "drift-removed", &refusal, "reconcile", &gone).await?;
+        decided(release, "drift-removed", &refusal, "reconcile").await?;
         until("it has joined again", MENDED, async || release.is_settled(3).await).await?;
         let (now, members) = (release.pods().await?, release.members().await?);
         ensure!(now[&name].uid != removed.uid, "{name} was not made again");
@@ -72,13 +73,14 @@ async fn a_member_added_by_hand_is_taken_back_and_one_at_no_pod_can_only_be_remo
         let url = format!("--peer-urls={}", release.peer_url(3));
         add(&release.pod(3), &[&url]).await?;
         let added = "is not recorded: it was added by hand and never started";
-        let refusal = refused(release, 4, &[&release.pod(3), added]).await?;
-        planned_only(release, &refusal, "reconcile", added).await?;
-        decided(release, &refusal, "reconcile").await?;
+        let refusal = refused(release, "drift-added", &[&release.pod(3), added]).await?;
+        planned_only(release, "drift-added", &refusal, "reconcile", added).await?;
+        decided(release, "drift-added", &refusal, "reconcile").await?;
         until("it is taken back", MENDED, async || release.is_settled(3).await).await?;
         // One that no record can name.
         add("other", &["--peer-urls=http://other.invalid:2380", "--learner"]).await?;
-        let refusal = refused(release, 4, &["http://other.invalid:2380, which is no pod of"]).await?;
+        let refusal =
+            refused(release, "drift-added-elsewhere", &["http://other.invalid:2380, which is no pod of"]).await?;
         release.remove_named(&refusal).await?;
         let four = grown(release).await?;
         release.is_settled(4).await?;
@@ -122,11 +124,11 @@ async fn a_cluster_restored_from_a_snapshot_is_recorded_anew_when_the_old_one_is
         scale(release, 3).await?.ok()?;
         release.kubectl(&["annotate", "statefulset", &set, "etcd-scaler.io/stop-"]).await?;
         let cluster = format!("names cluster {}", record["cluster"].as_str().context("no cluster ID")?);
-        let refusal = refused(release, 4, &[&cluster, "restored from a snapshot"]).await?;
+        let refusal = refused(release, "drift-restored", &[&cluster, "restored from a snapshot"]).await?;
         ensure!(release.record().await? == record, "the record changed by itself");
         let before = release.pods().await?;
-        planned_only(release, &refusal, "forget", "are dropped").await?;
-        decided(release, &refusal, "forget").await?;
+        planned_only(release, "drift-restored", &refusal, "forget", "are dropped").await?;
+        decided(release, "drift-restored", &refusal, "forget").await?;
         until("the new cluster is recorded", MENDED, async || release.is_settled(3).await).await?;
         let now = release.record().await?;
         ensure!(now["cluster"] != record["cluster"], "the record still names {}", record["cluster"]);
@@ -162,13 +164,14 @@ async fn a_member_restored_alone_is_named_and_joins_anew_when_it_is_taken_out() 
         staying.remove(&name);
         release.restore_running(2, &from).await?;
         let alone = format!("{name} answers as a cluster of its own");
-        let refusal = refused(release, 4, &[&alone]).await?;
+        let refusal = refused(release, "drift-alone", &[&alone]).await?;
         // Not while the others list it: nobody guesses which of the two is meant.
         let plan = release.run_named(&refusal, "reconcile", true).await?;
         ensure!(plan.exit_code == 1 && plan.message.contains(&alone), "it ended with {plan:?}");
+        said(release, "drift-alone-undecided", &plan.message);
         release.remove_named(&refusal).await?;
-        planned_only(release, &refusal, "reconcile", "it was removed by hand").await?;
-        decided(release, &refusal, "reconcile").await?;
+        planned_only(release, "drift-alone", &refusal, "reconcile", "it was removed by hand").await?;
+        decided(release, "drift-alone", &refusal, "reconcile").await?;
         // Another cluster's data is never started on.
         until("its joining pod says so", MENDED, async || {
             let log = release.kubectl(&["logs", &name, "-c", "admit"]).await?;
@@ -219,9 +222,9 @@ async fn two_disks_lost_the_third_forced_to_be_a_new_cluster_has_two_join_it_ane
             let (name, id) = (release.pod(ordinal), id(&before, ordinal)?);
             gone.push(format!("{name} (member {id}) is not listed any more"));
         }
-        let refusal = refused(release, 4, &[&gone[0], &gone[1]]).await?;
-        planned_only(release, &refusal, "reconcile", &gone[1]).await?;
-        decided(release, &refusal, "reconcile").await?;
+        let refusal = refused(release, "drift-forced", &[&gone[0], &gone[1]]).await?;
+        planned_only(release, "drift-forced", &refusal, "reconcile", &gone[1]).await?;
+        decided(release, "drift-forced", &refusal, "reconcile").await?;
         until("both have joined anew", MENDED, async || release.is_settled(3).await).await?;
         let now = release.members().await?;
         ensure!(id(&now, 0)? == id(&before, 0)?, "the one that was left has another ID: {before:?}, {now:?}");
@@ -249,11 +252,11 @@ async fn grown(release: &Release) -> anyhow::Result<Ran> {
     change(release, Way::Scale, 4, &[]).await
 }
 
-/// That a count is refused with all of these words, once the webhook has seen what was done: what it
+/// That a fourth is refused with all of these words, once the webhook has seen what was done: what it
 /// was told is up to two seconds old. The refusal is returned.
-async fn refused(release: &Release, count: usize, words: &[&str]) -> anyhow::Result<String> {
-    let (set, replicas) = (format!("statefulset/{}", release.statefulset()), format!("--replicas={count}"));
-    let tried = ["-n", &release.namespace, "scale", &set, &replicas, "--dry-run=server"];
+async fn refused(release: &Release, name: &str, words: &[&str]) -> anyhow::Result<String> {
+    let set = format!("statefulset/{}", release.statefulset());
+    let tried = ["-n", &release.namespace, "scale", &set, "--replicas=4", "--dry-run=server"];
     until("the webhook has seen it", SEEN, async || {
         let tried = run("kubectl", tried, "", Duration::from_secs(30)).await?;
         let missing = words.iter().find(|word| !tried.stderr.contains(**word));
@@ -261,27 +264,27 @@ async fn refused(release: &Release, count: usize, words: &[&str]) -> anyhow::Res
         Ok(())
     })
     .await?;
-    let refused = scale(release, count).await?;
-    ensure!(!refused.success, "{count} replicas were admitted");
-    release.say(refused.stderr.trim());
+    let refused = scale(release, 4).await?;
+    ensure!(!refused.success, "a fourth was admitted");
+    said(release, &format!("{name}-refused"), refused.stderr.trim());
     Ok(refused.stderr)
 }
 
 /// That without `--yes` the plan is said, and nothing is changed.
-async fn planned_only(release: &Release, refusal: &str, subcommand: &str, says: &str) -> Result {
+async fn planned_only(release: &Release, name: &str, refusal: &str, subcommand: &str, says: &str) -> Result {
     let before = (release.record().await?, release.lease_record().await?, release.members().await?);
     let plan = release.run_named(refusal, subcommand, false).await?;
-    release.say(&plan.message);
     ensure!(plan.exit_code == TO_DO && plan.message.contains(says), "the plan is {plan:?}");
+    said(release, &format!("{name}-planned"), &plan.message);
     let after = (release.record().await?, release.lease_record().await?, release.members().await?);
     ensure!(before == after, "the plan changed {before:?} to {after:?}");
     Ok(())
 }
 
 /// That with `--yes` it is done.
-async fn decided(release: &Release, refusal: &str, subcommand: &str) -> Result {
+async fn decided(release: &Release, name: &str, refusal: &str, subcommand: &str) -> Result {
     let done = release.run_named(refusal, subcommand, true).await?;
-    release.say(&done.message);
     ensure!(done.exit_code == 0 && done.message.starts_with("done: "), "it ended with {done:?}");
+    said(release, &format!("{name}-done"), &done.message);
     Ok(())
 }

@@ -226,7 +226,7 @@ async fn copy(release: &Release) -> anyhow::Result<Value> {
 }
 
 /// How long etcd's log is. Nobody writes in this scenario: any change of members makes it longer.
-async fn raft_index(release: &Release) -> anyhow::Result<Value> {
+pub async fn raft_index(release: &Release) -> anyhow::Result<Value> {
     let status: Value = serde_json::from_str(&release.etcdctl(&["endpoint", "status", "-w", "json"]).await?)?;
     Ok(status[0]["Status"]["raftIndex"].clone())
 }

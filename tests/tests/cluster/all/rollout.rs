@@ -11,6 +11,8 @@ use tests::rolls::{Watch, made_again};
 use tests::scenario;
 
 use crate::rollout::{ROLL, has_images, keeps, partition_is, rolls, with_image};
+use crate::said::{error, said};
+use crate::ways::scale;
 
 type Result = anyhow::Result<()>;
 
@@ -40,7 +42,12 @@ async fn a_canary_of_the_chart_rolls_what_it_would_without_us() -> Result {
         // Half-way, a newcomer and every member made again from now on would be made of the old
         // image: no scale before the end.
         let refused = release.try_upgrade(5, &image).await?.refused()?;
-        says(release, &refused, &["a roll-out stops half-way (partition 2: 2 of 4 pods are updated)"])?;
+        ensure!(refused.contains("a roll-out stops half-way (partition 2: 2 of 4 pods are updated)"), "{refused}");
+        said(release, "scale-during-a-roll-out-helm-4", &error(&refused));
+        said(release, "scale-during-a-roll-out-by-the-check", &release.job_pod("preflight").await?.message);
+        let scaled = scale(release, 5).await?;
+        ensure!(!scaled.success, "a fifth was admitted half-way");
+        said(release, "scale-during-a-roll-out", scaled.stderr.trim());
         has_images(release, &[(&first, 2), (&next, 2)]).await?;
         // The rest.
         let image = ["--set", &none, "--set", &to];
@@ -164,13 +171,4 @@ async fn on_both_kinds_of_volume(name: &str, scenario: impl AsyncFn(&Release) ->
 async fn partition_by_hand(release: &Release, partition: u64) -> Result {
     let patch = json!({ "spec": { "updateStrategy": { "rollingUpdate": { "partition": partition } } } }).to_string();
     release.kubectl(&["patch", "statefulset", &release.statefulset(), "-p", &patch]).await.map(drop)
-}
-
-/// What a person is told, printed and looked at.
-fn says(release: &Release, told: &str, parts: &[&str]) -> Result {
-    release.say(told.trim());
-    for part in parts {
-        ensure!(told.contains(part), "{part:?} is not in {told:?}");
-    }
-    Ok(())
 }
