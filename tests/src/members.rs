@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
+use crate::cluster::nodes;
 use crate::process::until;
 use crate::release::Release;
 
@@ -42,6 +43,17 @@ pub struct Member {
 }
 
 impl Release {
+    /// The nodes that none of its pods is on.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn spare_nodes(&self) -> anyhow::Result<Vec<String>> {
+        let pods = self.pods().await?;
+        let mut spare = nodes().await?;
+        spare.retain(|node| pods.values().all(|pod| pod.node != *node));
+        Ok(spare)
+    }
+
     /// etcd's pods, by name.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tests::cluster::{in_node, is_bed, nodes};
+use tests::cluster::{in_node, is_bed};
 use tests::disk::Disk;
 use tests::failpoints::{Failpoint, Job};
 use tests::faults::{kill_node, own_name, put_back, start_node, take_off};
@@ -57,7 +57,7 @@ async fn whose_etcd_never_starts() -> Result {
 
 #[tokio::test]
 #[ignore = "needs the test bed: make test-all"]
-async fn whose_node_is_lost_for_good() -> Result {
+async fn whose_node_is_lost() -> Result {
     scenario::run_alone(with_failpoints("never-back"), async |release| {
         let (load, before) = three(release).await?;
         let from = now();
@@ -84,11 +84,11 @@ async fn that_never_catches_up() -> Result {
         let node = node_of(release, 3).await?;
         peers_are_away(&node, true).await?;
         let outcome = async {
-            let least = async || raft_index(release).await?.as_u64().context("a raft index that is no number");
-            let then = least().await?;
+            let index = async || raft_index(release).await?.as_u64().context("a raft index that is no number");
+            let then = index().await?;
             let (entries, part) = BEHIND;
             until("it is far behind", WRITTEN, async || {
-                let written = least().await? - then;
+                let written = index().await? - then;
                 ensure!(written > entries.max(then / part), "{written} entries were written since");
                 Ok(())
             })
@@ -117,8 +117,7 @@ async fn that_is_tried_five_times_and_then_by_hand() -> Result {
     release.images.etcd = own_name(&image, "given-up").await?;
     scenario::run_on(release, async |release| {
         let (load, before) = three(release).await?;
-        let taken: Vec<String> = before.pods.values().map(|pod| pod.node.clone()).collect();
-        let spare: Vec<String> = nodes().await?.into_iter().filter(|node| !taken.contains(node)).collect();
+        let spare = release.spare_nodes().await?;
         take_off(&release.images.etcd, &spare).await?;
         let from = now();
         scale(release, 4).await?.ok()?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, ensure};
 use serde_json::json;
-use tests::cluster::{is_bed, nodes};
+use tests::cluster::is_bed;
 use tests::faults::{own_name, take_off};
 use tests::load::Load;
 use tests::process::until;
@@ -142,9 +142,7 @@ async fn an_image_that_the_newcomer_cannot_start_is_mended_by_another() -> Resul
         release.install(3, &[]).await?;
         let load = Load::start(release).await?;
         let members = release.members().await?;
-        let taken: Vec<String> = release.pods().await?.into_values().map(|pod| pod.node).collect();
-        let spare: Vec<String> = nodes().await?.into_iter().filter(|node| !taken.contains(node)).collect();
-        take_off(&release.images.etcd, &spare).await?;
+        take_off(&release.images.etcd, &release.spare_nodes().await?).await?;
         release.try_upgrade(4, &[]).await?.refused()?;
         ensure!(release.members().await? == members, "the newcomer was added");
         let from = now();
