@@ -1,8 +1,7 @@
 //! What `hook validate` and `hook snapshot` take beside etcdctl, on the same members and keys, in turns. Each is the
 //! released program, started beside the control plane: no pod's start is measured.
 
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -46,126 +45,146 @@ const TWICE: f64 = 2.2;
 /// The time of `hook snapshot` to that of `etcdctl snapshot save`: at least 0.95 of its rate.
 const SNAPSHOT: f64 = 1.05;
 
-/// Fills a cluster of its own and measures.
+/// Fills two clusters of its own, one with twice the keys, and measures.
 pub async fn bench(numbers: &mut Numbers) -> anyhow::Result<()> {
     if !is_bed() {
         println!("comparing and saving beside etcdctl: only measured in the test bed");
         return Ok(());
     }
     // Without the referee: no member comes or goes, and it would read the keys too.
-    let release = Release::of("bench-keys", Helm::V4);
-    release.remove().await?;
-    release.make_namespace().await?;
+    let releases = ["bench-keys", "bench-twice-keys"].map(|name| Release::of(name, Helm::V4));
+    for release in &releases {
+        release.remove().await?;
+        release.make_namespace().await?;
+    }
     let files = std::env::temp_dir().join(format!("etcd-scaler-bench-{}", std::process::id()));
     std::fs::create_dir(&files).with_context(|| format!("failed to make {}", files.display()))?;
-    let measured = measure(&release, &files, numbers).await;
+    let measured = measure(&releases, &files, numbers).await;
     let _ = std::fs::remove_dir_all(&files);
     let removed = async {
-        release.remove().await?;
-        release.remove_directories().await
+        for release in &releases {
+            release.remove().await?;
+            release.remove_directories().await?;
+        }
+        Ok(())
     };
     measured.and(removed.await)
 }
 
-async fn measure(release: &Release, files: &Path, numbers: &mut Numbers) -> anyhow::Result<()> {
+async fn measure(releases: &[Release; 2], files: &Path, numbers: &mut Numbers) -> anyhow::Result<()> {
     let keys = match std::env::var("KEYS") {
         Ok(keys) => keys.parse().context("KEYS is no number")?,
         Err(_) => KEYS,
     };
-    release.install(MEMBERS, &[]).await?;
-    let members: Vec<String> = (0..MEMBERS).map(|ordinal| format!("http://{}:2379", release.host(ordinal))).collect();
-    let hook = Hook::of(release);
-    fill(&members, 0..keys).await?;
+    let once = Filled::with(&releases[0], keys).await?;
+    let twice = Filled::with(&releases[1], 2 * keys).await?;
     println!("\n{MEMBERS} members with {keys} keys of {VALUE} bytes: medians of {ROUNDS} runs in turns");
-    let once = Compared::measured(&hook, &members).await?;
-    let (mut saved, mut taken) = (Vec::new(), Runs::default());
+    hashes(&once, numbers).await?;
+    all_keys(&once, numbers).await?;
+    snapshots(&once, files, numbers).await?;
+    how_it_grows(&once, &twice, numbers).await
+}
+
+/// `hook validate` beside etcdctl.
+async fn hashes(cluster: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<()> {
+    let (mut theirs, mut ours) = (Vec::new(), Runs::default());
+    for _ in 0..ROUNDS {
+        theirs.push(seconds(each(&cluster.members, &["endpoint", "hashkv"])).await?);
+        ours.add(cluster.hook(&["validate"]).await?);
+    }
+    let theirs = median(theirs);
+    numbers.told("four etcdctl endpoint hashkv", theirs, "s", None);
+    numbers.told("hook validate", ours.median(), "s", None);
+    numbers.told("hook validate to etcdctl endpoint hashkv", ours.median() / theirs, "", Some(VALIDATE));
+    numbers.told("resident memory of hook validate, peak", ours.peak()?, "MiB", Some(VALIDATE_MEMORY));
+    Ok(())
+}
+
+/// `hook validate --keys` beside etcdctl.
+async fn all_keys(cluster: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<()> {
+    let (mut theirs, mut ours) = (Vec::new(), Runs::default());
+    for _ in 0..ROUNDS {
+        theirs.push(seconds(each(&cluster.members, &["get", "", "--prefix"])).await?);
+        ours.add(cluster.hook(&["validate", "--keys"]).await?);
+    }
+    let theirs = median(theirs);
+    numbers.told("four etcdctl get --prefix \"\", the longest", theirs, "s", None);
+    numbers.told("hook validate --keys", ours.median(), "s", None);
+    numbers.told("hook validate --keys to etcdctl get", ours.median() / theirs, "", Some(DIFF));
+    numbers.told("resident memory of hook validate --keys, peak", ours.peak()?, "MiB", Some(DIFF_MEMORY));
+    Ok(())
+}
+
+/// `hook snapshot` beside etcdctl.
+async fn snapshots(cluster: &Filled<'_>, files: &Path, numbers: &mut Numbers) -> anyhow::Result<()> {
+    let (mut theirs, mut ours) = (Vec::new(), Runs::default());
     for round in 0..ROUNDS {
         let file = files.join(format!("theirs-{round}.db"));
-        let save = etcdctl(&members[0], &["snapshot", "save", &file.to_string_lossy()]);
-        saved.push(seconds([save]).await?);
+        theirs.push(seconds([etcdctl(&cluster.members[0], &["snapshot", "save", &file.to_string_lossy()])]).await?);
         std::fs::remove_file(&file).with_context(|| format!("etcdctl saved no {}", file.display()))?;
         // The newest stays: its size is looked at.
-        taken.add(hook.run(&["snapshot", "--keep=1", &format!("--dir={}", files.display())]).await?);
+        ours.add(cluster.hook(&["snapshot", "--keep=1", &format!("--dir={}", files.display())]).await?);
     }
-    let (size, saved) = (snapshot_size(files)?, median(saved));
-    numbers.told("four etcdctl endpoint hashkv", once.hashed, "s", None);
-    numbers.told("hook validate", once.validated.median(), "s", None);
-    numbers.told("hook validate to etcdctl endpoint hashkv", once.validated.median() / once.hashed, "", Some(VALIDATE));
-    numbers.told("resident memory of hook validate, peak", once.validated.peak()?, "MiB", Some(VALIDATE_MEMORY));
-    numbers.told("four etcdctl get --prefix \"\", the longest", once.gotten, "s", None);
-    numbers.told("hook validate --keys", once.compared.median(), "s", None);
-    numbers.told("hook validate --keys to etcdctl get", once.compared.median() / once.gotten, "", Some(DIFF));
-    numbers.told("resident memory of hook validate --keys, peak", once.compared.peak()?, "MiB", Some(DIFF_MEMORY));
-    numbers.told("etcdctl snapshot save", size / saved, "MB/s", None);
-    numbers.told("hook snapshot, verified", size / taken.median(), "MB/s", None);
-    numbers.told("time of hook snapshot to etcdctl's", taken.median() / saved, "", Some(SNAPSHOT));
-    numbers.told("resident memory of hook snapshot, peak", taken.peak()?, "MiB", None);
-
-    fill(&members, keys..2 * keys).await?;
-    let twice = Compared::measured(&hook, &members).await?;
-    numbers.told("four etcdctl get of twice the keys", twice.gotten, "s", None);
-    numbers.told("hook validate --keys of twice the keys", twice.compared.median(), "s", None);
-    numbers.told("twice the keys to once", twice.compared.median() / once.compared.median(), "", Some(TWICE));
-    numbers.told("resident memory of twice the keys, peak", twice.compared.peak()?, "MiB", Some(DIFF_MEMORY));
+    let (size, theirs) = (snapshot_size(files)?, median(theirs));
+    numbers.told("etcdctl snapshot save", size / theirs, "MB/s", None);
+    numbers.told("hook snapshot, verified", size / ours.median(), "MB/s", None);
+    numbers.told("time of hook snapshot to etcdctl's", ours.median() / theirs, "", Some(SNAPSHOT));
+    numbers.told("resident memory of hook snapshot, peak", ours.peak()?, "MiB", None);
     Ok(())
 }
 
-/// Both ways to compare, beside etcdctl, in turns: what a member has in memory from one of them speeds up the next or
-/// slows it down, so each size has the same turns.
-struct Compared {
-    hashed: f64,
-    validated: Runs,
-    gotten: f64,
-    compared: Runs,
-}
-
-impl Compared {
-    async fn measured(hook: &Hook, members: &[String]) -> anyhow::Result<Self> {
-        let (mut hashed, mut gotten) = (Vec::new(), Vec::new());
-        let (mut validated, mut compared) = (Runs::default(), Runs::default());
-        for _ in 0..ROUNDS {
-            hashed.push(seconds(each(members, &["endpoint", "hashkv"])).await?);
-            validated.add(hook.run(&["validate"]).await?);
-            gotten.push(seconds(each(members, &["get", "", "--prefix"])).await?);
-            compared.add(hook.run(&["validate", "--keys"]).await?);
-        }
-        Ok(Self { hashed: median(hashed), validated, gotten: median(gotten), compared })
+/// Once and twice the keys, in turns: members of the same age, in the same minutes of the machine.
+async fn how_it_grows(once: &Filled<'_>, twice: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<()> {
+    let (mut short, mut long) = (Runs::default(), Runs::default());
+    for _ in 0..ROUNDS {
+        short.add(once.hook(&["validate", "--keys"]).await?);
+        long.add(twice.hook(&["validate", "--keys"]).await?);
     }
-}
-
-/// Puts keys, many at once.
-async fn fill(members: &[String], keys: Range<u64>) -> anyhow::Result<()> {
-    let client = Client::connect(members, None).await.context("failed to connect to the members")?;
-    let began = Instant::now();
-    let puts = stream::iter(keys.clone().step_by(AT_ONCE)).map(|from| {
-        let mut client = client.clone();
-        let put = |number| TxnOp::put(format!("bench/{number:010}"), vec![b'v'; VALUE], None);
-        let puts: Vec<TxnOp> = (from..keys.end.min(from + AT_ONCE as u64)).map(put).collect();
-        async move { client.txn(Txn::new().and_then(puts)).await.map(drop) }
-    });
-    puts.buffer_unordered(ON_THE_WAY).try_collect::<()>().await.context("failed to put the keys")?;
-    println!("{} keys put in {:.0} s", keys.end - keys.start, began.elapsed().as_secs_f64());
+    numbers.told("hook validate --keys, beside twice the keys", short.median(), "s", None);
+    numbers.told("hook validate --keys of twice the keys", long.median(), "s", None);
+    numbers.told("twice the keys to once", long.median() / short.median(), "", Some(TWICE));
+    numbers.told("resident memory of twice the keys, peak", long.peak()?, "MiB", Some(DIFF_MEMORY));
     Ok(())
 }
 
-/// The released program, as it is in the image.
-struct Hook {
-    program: PathBuf,
-    target: [String; 2],
+/// A cluster full of keys.
+struct Filled<'a> {
+    release: &'a Release,
+    /// The members' client URLs.
+    members: Vec<String>,
 }
 
-impl Hook {
-    fn of(release: &Release) -> Self {
-        let target = [format!("--namespace={}", release.namespace), format!("--statefulset={}", release.statefulset())];
-        Self { program: top().join("dist/hook"), target }
+impl<'a> Filled<'a> {
+    async fn with(release: &'a Release, keys: u64) -> anyhow::Result<Self> {
+        release.install(MEMBERS, &[]).await?;
+        let members = (0..MEMBERS).map(|ordinal| format!("http://{}:2379", release.host(ordinal))).collect();
+        let filled = Self { release, members };
+        filled.fill(keys).await?;
+        Ok(filled)
     }
 
-    /// Seconds, and its resident memory at its peak in KiB.
-    async fn run(&self, arguments: &[&str]) -> anyhow::Result<(f64, Option<u64>)> {
-        let mut command = Command::new(&self.program);
-        command.args(arguments).args(&self.target);
-        let program = self.program.to_string_lossy();
-        let (took, peak) = memory::peak_during(&[&program, arguments[0]], seconds([command])).await;
+    /// Puts keys, many at once.
+    async fn fill(&self, keys: u64) -> anyhow::Result<()> {
+        let client = Client::connect(&self.members, None).await.context("failed to connect to the members")?;
+        let began = Instant::now();
+        let puts = stream::iter((0..keys).step_by(AT_ONCE)).map(|from| {
+            let mut client = client.clone();
+            let put = |number| TxnOp::put(format!("bench/{number:010}"), vec![b'v'; VALUE], None);
+            let puts: Vec<TxnOp> = (from..keys.min(from + AT_ONCE as u64)).map(put).collect();
+            async move { client.txn(Txn::new().and_then(puts)).await.map(drop) }
+        });
+        puts.buffer_unordered(ON_THE_WAY).try_collect::<()>().await.context("failed to put the keys")?;
+        println!("{keys} keys put in {:.0} s", began.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Runs the released program, as it is in the image: seconds, and its resident memory at its peak in KiB.
+    async fn hook(&self, arguments: &[&str]) -> anyhow::Result<(f64, Option<u64>)> {
+        let program = top().join("dist/hook");
+        let mut command = Command::new(&program);
+        command.args(arguments).arg(format!("--namespace={}", self.release.namespace));
+        command.arg(format!("--statefulset={}", self.release.statefulset()));
+        let (took, peak) = memory::peak_during(&[&program.to_string_lossy(), arguments[0]], seconds([command])).await;
         Ok((took?, peak))
     }
 }
