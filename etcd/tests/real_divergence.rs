@@ -277,7 +277,10 @@ async fn compacted_at_its_last_revision_members_are_compared_key_by_key() {
     cluster.edit(1, |_| {}).await;
     match cluster.verdict().await {
         Verdict::Equal(_) => {}
-        Verdict::Unknown(why) => assert!(why.contains("compacted differently"), "{why}"),
+        // etcd 3.4 has no hash at all of the revision that it was compacted at.
+        Verdict::Unknown(why) => {
+            assert!(why.contains("compacted differently") || why.contains("has been compacted"), "{why}");
+        }
         differ @ Verdict::Differ(_) => panic!("{differ:?}"),
     }
     let found = cluster.diff(5).await;
