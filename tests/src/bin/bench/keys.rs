@@ -87,12 +87,7 @@ async fn measure(releases: &[Release; 2], files: &Path, numbers: &mut Numbers) -
 
 /// `hook validate` beside etcdctl.
 async fn hashes(cluster: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<()> {
-    let (mut theirs, mut ours) = (Vec::new(), Runs::default());
-    for _ in 0..ROUNDS {
-        theirs.push(seconds(each(&cluster.members, &["endpoint", "hashkv"])).await?);
-        ours.add(cluster.hook(&["validate"]).await?);
-    }
-    let theirs = median(theirs);
+    let (theirs, ours) = cluster.in_turns(&["endpoint", "hashkv"], &["validate"]).await?;
     numbers.told("four etcdctl endpoint hashkv", theirs, "s", None);
     numbers.told("hook validate", ours.median(), "s", None);
     numbers.told("hook validate to etcdctl endpoint hashkv", ours.median() / theirs, "", Some(VALIDATE));
@@ -102,12 +97,7 @@ async fn hashes(cluster: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<(
 
 /// `hook validate --keys` beside etcdctl.
 async fn all_keys(cluster: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<()> {
-    let (mut theirs, mut ours) = (Vec::new(), Runs::default());
-    for _ in 0..ROUNDS {
-        theirs.push(seconds(each(&cluster.members, &["get", "", "--prefix"])).await?);
-        ours.add(cluster.hook(&["validate", "--keys"]).await?);
-    }
-    let theirs = median(theirs);
+    let (theirs, ours) = cluster.in_turns(&["get", "", "--prefix"], &["validate", "--keys"]).await?;
     numbers.told("four etcdctl get --prefix \"\", the longest", theirs, "s", None);
     numbers.told("hook validate --keys", ours.median(), "s", None);
     numbers.told("hook validate --keys to etcdctl get", ours.median() / theirs, "", Some(DIFF));
@@ -176,6 +166,16 @@ impl<'a> Filled<'a> {
         puts.buffer_unordered(ON_THE_WAY).try_collect::<()>().await.context("failed to put the keys")?;
         println!("{keys} keys put in {:.0} s", began.elapsed().as_secs_f64());
         Ok(())
+    }
+
+    /// etcdctl on each member side by side, and our command: the median of theirs, and ours.
+    async fn in_turns(&self, theirs: &[&str], ours: &[&str]) -> anyhow::Result<(f64, Runs)> {
+        let (mut etcdctl, mut hook) = (Vec::new(), Runs::default());
+        for _ in 0..ROUNDS {
+            etcdctl.push(seconds(each(&self.members, theirs)).await?);
+            hook.add(self.hook(ours).await?);
+        }
+        Ok((median(etcdctl), hook))
     }
 
     /// Runs the released program, as it is in the image: seconds, and its resident memory at its peak in KiB.
