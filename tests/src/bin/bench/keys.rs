@@ -110,7 +110,7 @@ async fn snapshots(cluster: &Filled<'_>, files: &Path, numbers: &mut Numbers) ->
     let (mut theirs, mut ours) = (Vec::new(), Runs::default());
     for round in 0..ROUNDS {
         let file = files.join(format!("theirs-{round}.db"));
-        theirs.push(seconds([etcdctl(&cluster.members[0], &["snapshot", "save", &file.to_string_lossy()])]).await?);
+        theirs.push(run(etcdctl(&cluster.members[0], &["snapshot", "save", &file.to_string_lossy()])).await?.0);
         std::fs::remove_file(&file).with_context(|| format!("etcdctl saved no {}", file.display()))?;
         // The newest stays: its size is looked at.
         ours.add(cluster.hook(&["snapshot", "--keep=1", &format!("--dir={}", files.display())]).await?);
@@ -172,7 +172,7 @@ impl<'a> Filled<'a> {
     async fn in_turns(&self, theirs: &[&str], ours: &[&str]) -> anyhow::Result<(f64, Runs)> {
         let (mut etcdctl, mut hook) = (Vec::new(), Runs::default());
         for _ in 0..ROUNDS {
-            etcdctl.push(seconds(each(&self.members, theirs)).await?);
+            etcdctl.push(on_each(&self.members, theirs).await?);
             hook.add(self.hook(ours).await?);
         }
         Ok((median(etcdctl), hook))
@@ -180,12 +180,10 @@ impl<'a> Filled<'a> {
 
     /// Runs the released program, as it is in the image: seconds, and its resident memory at its peak in KiB.
     async fn hook(&self, arguments: &[&str]) -> anyhow::Result<(f64, Option<u64>)> {
-        let program = top().join("dist/hook");
-        let mut command = Command::new(&program);
+        let mut command = Command::new(top().join("dist/hook"));
         command.args(arguments).arg(format!("--namespace={}", self.release.namespace));
         command.arg(format!("--statefulset={}", self.release.statefulset()));
-        let (took, peak) = memory::peak_during(&[&program.to_string_lossy(), arguments[0]], seconds([command])).await;
-        Ok((took?, peak))
+        run(command).await
     }
 }
 
@@ -223,25 +221,24 @@ fn etcdctl(url: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// The same asked of each member.
-fn each(members: &[String], arguments: &[&str]) -> Vec<Command> {
-    members.iter().map(|url| etcdctl(url, arguments)).collect()
+/// The same asked of each member side by side: the seconds of the longest.
+async fn on_each(members: &[String], arguments: &[&str]) -> anyhow::Result<f64> {
+    let runs = try_join_all(members.iter().map(|url| run(etcdctl(url, arguments)))).await?;
+    Ok(runs.into_iter().map(|(seconds, _)| seconds).fold(0.0, f64::max))
 }
 
-/// Runs programs side by side; until the last has ended. What they print goes nowhere.
-async fn seconds(commands: impl IntoIterator<Item = Command>) -> anyhow::Result<f64> {
+/// Runs a program to its end: seconds, and its resident memory at its peak in KiB. What it prints goes nowhere. Theirs
+/// are run and watched as ours are.
+async fn run(mut command: Command) -> anyhow::Result<(f64, Option<u64>)> {
     let began = Instant::now();
-    let running = commands.into_iter().map(|mut command| async move {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        let line = format!("{:?}", command.as_std());
-        let child = command.spawn().with_context(|| format!("failed to start {line}"))?;
-        let ended = timeout(ENDS, child.wait_with_output()).await;
-        let ended = ended.with_context(|| format!("{line} did not end within {} s", ENDS.as_secs()))??;
-        ensure!(ended.status.success(), "{line}: {}\n{}", ended.status, String::from_utf8_lossy(&ended.stderr));
-        Ok(())
-    });
-    try_join_all(running).await?;
-    Ok(began.elapsed().as_secs_f64())
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let line = format!("{:?}", command.as_std());
+    let child = command.spawn().with_context(|| format!("failed to start {line}"))?;
+    let process = child.id().context("it has no process ID")?;
+    let (ended, peak) = memory::peak_of(process, timeout(ENDS, child.wait_with_output())).await;
+    let ended = ended.with_context(|| format!("{line} did not end within {} s", ENDS.as_secs()))??;
+    ensure!(ended.status.success(), "{line}: {}\n{}", ended.status, String::from_utf8_lossy(&ended.stderr));
+    Ok((began.elapsed().as_secs_f64(), peak))
 }
 
 /// Of the only file there, in MB.
