@@ -158,12 +158,13 @@ impl Answer {
         match hashes {
             Hashes::Equal(keys) => {
                 self.take(keys);
-                for member in &mut self.members {
-                    member.keys = u64::try_from(keys.keys).ok();
-                }
                 self.verdict = Verdict::Equal;
                 let hash = keys.members.values().next().map_or(0, |one| one.hash);
-                self.reason = format!("{} at revision {} (HashKV {hash:08x})", self.all_hold(keys.keys), keys.revision);
+                let at = format!("at revision {} (HashKV {hash:08x})", keys.revision);
+                self.reason = match self.members.len() {
+                    1 => format!("the one voting member is {at}; there is no other to compare it with"),
+                    voters => format!("{voters} voting members hold the same keys {at}"),
+                };
             }
             Hashes::Differ(keys) => {
                 self.take(keys);
@@ -177,7 +178,7 @@ impl Answer {
         }
     }
 
-    fn all_hold(&self, keys: impl std::fmt::Display) -> String {
+    fn all_hold(&self, keys: u64) -> String {
         match self.members.len() {
             1 => format!("the one voting member holds {keys} keys"),
             voters => format!("{voters} voting members hold the same {keys} keys"),
@@ -286,9 +287,9 @@ impl Answer {
     pub fn text(&self) -> String {
         let mut text = String::new();
         if !self.members.is_empty() {
-            let mut heading = vec!["MEMBER", "ID", "HASH", "COMPACT REVISION", "KEYS"];
+            let mut heading = vec!["MEMBER", "ID", "HASH", "COMPACT REVISION"];
             if self.key_revision.is_some() {
-                heading.extend(["MISSING", "EXTRA", "VALUE", "METADATA"]);
+                heading.extend(["KEYS", "MISSING", "EXTRA", "VALUE", "METADATA"]);
             }
             let row = |member: &Member| {
                 let mut row = vec![member.pod.clone(), member.member.to_string(), known(member.hash.as_ref())];

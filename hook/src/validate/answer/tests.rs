@@ -13,7 +13,7 @@ fn voters(count: u32) -> Vec<Voter> {
 
 fn keys(hashes: &[u32]) -> Keys {
     let hashed = |&hash: &u32| Hashed { hash, compact_revision: 5 };
-    Keys { revision: 90, keys: 100, members: (0..).zip(hashes.iter().map(hashed)).collect() }
+    Keys { revision: 90, members: (0..).zip(hashes.iter().map(hashed)).collect() }
 }
 
 fn held(value_hash: u64, lease: i64) -> Held {
@@ -111,7 +111,7 @@ fn a_hash_that_differs_counts_only_when_keys_do() {
 #[test]
 fn each_verdict_has_its_exit_code() {
     let equal = answer(3, &Hashes::Equal(keys(&[1, 1, 1])), None);
-    assert_eq!(equal.reason, "3 voting members hold the same 100 keys at revision 90 (HashKV 00000001)");
+    assert_eq!(equal.reason, "3 voting members hold the same keys at revision 90 (HashKV 00000001)");
     let differ = answer(3, &Hashes::Differ(keys(&[1, 2, 1])), Some(Ok(differing(3))));
     let unknown = answer(3, &Hashes::Unknown("etcd-1 is away".into()), None);
     let nothing = Answer::unknown(&puls8(), "no API server".into());
