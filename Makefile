@@ -21,14 +21,14 @@ FAILPOINTS := localhost/etcd-scaler:failpoints
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 # Members sit on nodes of their own: five of them, the largest scale that is shown, and one node to spare; in
 # test-all there are seven.
-test demo bench bench-keys: export NODES ?= 6
+test demo bench: export NODES ?= 6
 test-all: export NODES ?= 7
 # release for what is shown and shipped; quick compiles in a third of the time, for trying things out.
 PROFILE ?= release
 # In the bed, or in the current context with BED=none.
 IN := $(if $(filter none,$(BED)),,tests/bed/enter)
 
-.PHONY: help check test test-all demo bench bench-keys bed bed-down dist image images test-images fmt
+.PHONY: help check test test-all demo bench bed bed-down dist image images test-images fmt
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -54,13 +54,9 @@ test-all: check test-images bed ## test, and every scenario of what clusters do 
 demo: images bed ## three members under load become four (HELM=3, WAIT=1)
 	HELM=$(HELM) $(IN) tests/demo.sh
 
-bench: images bed ## seconds per step, longest write stall, memory, image size
+bench: images bed ## seconds per step, write stalls, memory, image size, a million keys (PART=scales, PART=keys)
 	cargo build --locked -p tests --bin bench
-	$(IN) tests/bench.sh
-
-bench-keys: images bed ## a million keys compared and saved, beside etcdctl
-	cargo build --locked -p tests --bin bench
-	$(IN) tests/bench.sh keys
+	$(IN) tests/bench.sh $(PART)
 
 bed: ## build what is missing, start the cluster, load the images
 ifneq ($(BED),none)

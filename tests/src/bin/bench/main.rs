@@ -45,11 +45,15 @@ async fn main() -> ExitCode {
     }
 }
 
-/// With the argument `keys` the comparison and the snapshot of many keys; without one everything else.
+/// The scales, then the comparison and the snapshot of many keys; with an argument that one alone.
 async fn all() -> anyhow::Result<()> {
     let mut numbers = Numbers::default();
     match std::env::args().nth(1).as_deref() {
-        None => scales(&mut numbers).await?,
+        None => {
+            scales(&mut numbers).await?;
+            keys::bench(&mut numbers).await?;
+        }
+        Some("scales") => scales(&mut numbers).await?,
         Some("keys") => keys::bench(&mut numbers).await?,
         Some(other) => anyhow::bail!("there is no bench {other}"),
     }
