@@ -96,6 +96,7 @@ pub fn concerns(target: &Target, answers: &BTreeMap<Ordinal, Answered>, room: Ro
     let members: BTreeMap<Ordinal, &Answer> = heard(answers);
     let found = [
         corrupt(target, &members),
+        diverged(target, &members),
         no_space(target, &members),
         versions(target, &members, way),
         apart(target, &members),
@@ -153,6 +154,33 @@ fn corrupt(target: &Target, members: &BTreeMap<Ordinal, &Answer>) -> Option<Conc
         found: format!("etcd has the alarm CORRUPT ({whose})"),
         why: "A member's data is not what the others have, and a change of members can leave the wrong ones in the majority.",
         way_out: "Find out which (hook validate --keys, docs/commands.md) and replace that member; then etcdctl alarm disarm, and ask again.".into(),
+        liftable: false,
+    })
+}
+
+/// An entry of the log makes one revision or none, so who has applied as many entries has no more revisions. A status
+/// has the two from two moments, and a busy etcd goes on in between: less than [`MOST_APART`].
+fn diverged(target: &Target, members: &BTreeMap<Ordinal, &Answer>) -> Option<Concern> {
+    let pairs = members.iter().flat_map(|ahead| members.iter().map(move |behind| (ahead, behind)));
+    let (ahead, behind, revisions, entries) = pairs
+        .map(|((ahead, first), (behind, last))| {
+            let entries = i64::try_from(first.applied_index.saturating_sub(last.applied_index)).unwrap_or(i64::MAX);
+            ((*ahead, first), (*behind, last), first.revision.saturating_sub(last.revision), entries)
+        })
+        // 0: it does not tell.
+        .filter(|((_, first), (_, last), ..)| first.applied_index > 0 && last.applied_index > 0)
+        .find(|(.., revisions, entries)| *revisions > entries.saturating_add(MOST_APART))?;
+    let ((ahead, first), (behind, last)) = (ahead, behind);
+    Some(Concern {
+        found: format!(
+            "{} has {revisions} revisions more than {} ({} and {}) and has applied {entries} entries more of etcd's log",
+            target.pod(ahead),
+            target.pod(behind),
+            first.revision,
+            last.revision
+        ),
+        why: "An entry makes one revision, so one of the two holds what etcd did not write, and a change of members can leave the wrong ones in the majority.",
+        way_out: "Find out which (hook validate --keys, docs/commands.md), replace that member (hook replace), and ask again.".into(),
         liftable: false,
     })
 }

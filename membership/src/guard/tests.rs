@@ -34,7 +34,7 @@ fn healthy(ordinal: Ordinal, of: Ordinal) -> Answer {
         version: "3.6.14".into(),
         revision: 7,
         raft_index: 9,
-        applied_index: 9,
+        applied_index: 20_000,
         errors: Vec::new(),
         alarms: Vec::new(),
         db: Database::default(),
@@ -451,17 +451,19 @@ fn alarm(answer: &mut Answer, kind: &str) {
 const NO_SPACE: Bend = |answer| alarm(answer, "NOSPACE");
 const CORRUPT: Bend = |answer| alarm(answer, "CORRUPT");
 const OLDER: Bend = |answer| answer.version = "3.5.35".into();
-const BEHIND: Bend = |answer| answer.revision = -10_000;
+const BEHIND: Bend = |answer| (answer.revision, answer.applied_index) = (-10_000, 9_000);
+const DIVERGED: Bend = |answer| (answer.revision, answer.applied_index) = (10_020, 20_012);
 const NEAR_QUOTA: Bend = |answer| answer.db.size = 7 << 30;
 const LARGE: Bend = |answer| answer.db.size = 2 << 30;
 
 #[test]
 fn what_speaks_against_a_newcomer_though_everybody_is_healthy() {
     let refused = |bend: Bend| from_three_to(4).member_1(bend).refused();
-    let all = [NO_SPACE, CORRUPT, OLDER, BEHIND, NEAR_QUOTA, LARGE].map(refused);
+    let all = [NO_SPACE, CORRUPT, DIVERGED, OLDER, BEHIND, NEAR_QUOTA, LARGE].map(refused);
     insta::assert_snapshot!(all.join("\n"), @"
     scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: etcd has the alarm NOSPACE (puls8-etcd-1). It takes no writes until there is room again, and another count of members makes none. Make room (etcdctl compact, then etcdctl defrag, one member at a time) or raise the quota (etcd.quotaBackendBytes); then etcdctl alarm disarm, and ask again. To go on all the same: kubectl annotate --overwrite -n puls8 statefulset/puls8-etcd etcd-scaler.io/override='4: why', and ask again.
     scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: etcd has the alarm CORRUPT (puls8-etcd-1). A member's data is not what the others have, and a change of members can leave the wrong ones in the majority. Find out which (hook validate --keys, docs/commands.md) and replace that member; then etcdctl alarm disarm, and ask again.
+    scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: puls8-etcd-1 has 10013 revisions more than puls8-etcd-0 (10020 and 7) and has applied 12 entries more of etcd's log. An entry makes one revision, so one of the two holds what etcd did not write, and a change of members can leave the wrong ones in the majority. Find out which (hook validate --keys, docs/commands.md), replace that member (hook replace), and ask again.
     scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: the members run different versions of etcd (puls8-etcd-0 3.6.14, puls8-etcd-1 3.5.35, puls8-etcd-2 3.6.14). A newcomer is one of them, and what the newer writes the older may not understand. Finish the roll-out or take it back, so that all run one image, and ask again. To go on all the same: kubectl annotate --overwrite -n puls8 statefulset/puls8-etcd etcd-scaler.io/override='4: why', and ask again.
     scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: puls8-etcd-1 is 10007 revisions behind puls8-etcd-2 (-10000 and 7). Until it has caught up it does not hold what was acknowledged, and a majority counts on it. Wait until it has (etcdctl endpoint status), or see what slows it down, and ask again. To go on all the same: kubectl annotate --overwrite -n puls8 statefulset/puls8-etcd etcd-scaler.io/override='4: why', and ask again.
     scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: the database of puls8-etcd-1 is 7.5 GB, 87 % of its quota of 8.6 GB, the limit is 80 %. At its quota etcd takes no more writes, and a newcomer starts as full as the others are. Make room (etcdctl compact, then etcdctl defrag, one member at a time) or raise the quota (etcd.quotaBackendBytes), and ask again. To go on all the same: kubectl annotate --overwrite -n puls8 statefulset/puls8-etcd etcd-scaler.io/override='4: why', and ask again.
@@ -472,10 +474,11 @@ fn what_speaks_against_a_newcomer_though_everybody_is_healthy() {
 #[test]
 fn what_speaks_against_a_scale_down_though_everybody_is_healthy() {
     let to_two = |bend: Bend| from_three_to(2).member_1(bend);
-    let all = [NO_SPACE, CORRUPT, OLDER, BEHIND].map(|bend| to_two(bend).refused());
+    let all = [NO_SPACE, CORRUPT, DIVERGED, OLDER, BEHIND].map(|bend| to_two(bend).refused());
     insta::assert_snapshot!(all.join("\n"), @"
     scaling StatefulSet puls8/puls8-etcd from 3 to 2 is refused: etcd has the alarm NOSPACE (puls8-etcd-1). It takes no writes until there is room again, and another count of members makes none. Make room (etcdctl compact, then etcdctl defrag, one member at a time) or raise the quota (etcd.quotaBackendBytes); then etcdctl alarm disarm, and ask again. To go on all the same: kubectl annotate --overwrite -n puls8 statefulset/puls8-etcd etcd-scaler.io/override='2: why', and ask again.
     scaling StatefulSet puls8/puls8-etcd from 3 to 2 is refused: etcd has the alarm CORRUPT (puls8-etcd-1). A member's data is not what the others have, and a change of members can leave the wrong ones in the majority. Find out which (hook validate --keys, docs/commands.md) and replace that member; then etcdctl alarm disarm, and ask again.
+    scaling StatefulSet puls8/puls8-etcd from 3 to 2 is refused: puls8-etcd-1 has 10013 revisions more than puls8-etcd-0 (10020 and 7) and has applied 12 entries more of etcd's log. An entry makes one revision, so one of the two holds what etcd did not write, and a change of members can leave the wrong ones in the majority. Find out which (hook validate --keys, docs/commands.md), replace that member (hook replace), and ask again.
     scaling StatefulSet puls8/puls8-etcd from 3 to 2 is refused: the members run different versions of etcd (puls8-etcd-0 3.6.14, puls8-etcd-1 3.5.35). Members restart on the way to one version, and fewer bear that worse. Finish the roll-out or take it back, so that all run one image, and ask again. To go on all the same: kubectl annotate --overwrite -n puls8 statefulset/puls8-etcd etcd-scaler.io/override='2: why', and ask again.
     scaling StatefulSet puls8/puls8-etcd from 3 to 2 is refused: puls8-etcd-1 is 10007 revisions behind puls8-etcd-0 (-10000 and 7). Until it has caught up it does not hold what was acknowledged, and a majority counts on it. Wait until it has (etcdctl endpoint status), or see what slows it down, and ask again. To go on all the same: kubectl annotate --overwrite -n puls8 statefulset/puls8-etcd etcd-scaler.io/override='2: why', and ask again.
     ");
@@ -499,6 +502,9 @@ fn the_nearest_that_is_still_admitted() {
     for bend in near {
         assert_eq!(from_three_to(4).member_1(bend).admitted().len(), 1);
     }
+    // As many entries more as could make the revisions beyond: it lags, and no more is known.
+    let lags = from_three_to(4).member_1(|it| (it.revision, it.applied_index) = (10_020, 20_013)).refused();
+    assert!(lags.contains("puls8-etcd-0 is 10013 revisions behind puls8-etcd-1"), "{lags}");
     // 1 % more, by the server's own word and by the StatefulSet's.
     from_three_to(4)
         .member_1(|answer| answer.db = Database { size: 81 << 20, in_use: 0, quota: Some(100 << 20) })
@@ -527,6 +533,8 @@ fn a_person_lifts_what_may_be_lifted_for_one_count() {
     // Never, whatever a person says: corruption, a sick member, no cluster at all.
     let corrupt = with(4, CORRUPT, "4: we know better").refused();
     assert!(!corrupt.contains("To go on all the same"), "{corrupt}");
+    let diverged = with(4, DIVERGED, "4: we know better").refused();
+    assert!(!diverged.contains("To go on all the same"), "{diverged}");
     with(4, |answer| answer.leader = None, "4: it comes back").refused();
     with(0, |_| {}, "0: stop").refused();
 }
