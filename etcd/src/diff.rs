@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::member::Member;
 use crate::refusal::CallError;
-use crate::validation::{PAUSE, may_pass};
+use crate::validation::{PAUSE, applied_by_all, may_pass};
 use cut::Cut;
 pub use merge::{Counts, Diff, Difference, Held, Kind};
 use merge::{Entry, Merge};
@@ -91,12 +91,10 @@ async fn attempt(urls: &BTreeMap<Ordinal, String>, limits: &Limits) -> Result<Di
     for url in urls.values() {
         members.push(Member::at(url, limits.call).await?);
     }
-    let Some(first) = members.first() else {
+    if members.is_empty() {
         return Ok(Merge::new(urls.keys().copied(), 0, 0).finish());
-    };
-    let revision = first.revision().await?;
-    let applied = join_all(members.iter().map(|member| member.applies(revision))).await;
-    applied.into_iter().collect::<Result<Vec<_>, CallError>>()?;
+    }
+    let revision = applied_by_all(&members).await?;
     let merge = Merge::new(urls.keys().copied(), revision, limits.named);
     let (pages, waiting) = mpsc::channel(members.len());
     // Beside the reads: members do not stand idle while their keys are compared.

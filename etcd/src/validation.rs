@@ -91,14 +91,10 @@ async fn attempt(urls: &BTreeMap<Ordinal, String>, call: Duration) -> Result<Key
     for (&ordinal, url) in urls {
         members.push((ordinal, Member::at(url, call).await?));
     }
-    let Some((_, first)) = members.first() else {
-        return Ok(Keys { revision: 0, members: BTreeMap::new() });
-    };
-    let revision = first.revision().await?;
+    let revision = applied_by_all(members.iter().map(|(_, member)| member)).await?;
     // How many keys there are is not asked: etcd walks its whole index for that, with writes waiting, and a sixteenth
     // of the time of four hashes on two cores. The comparison key by key counts what it reads.
     let hashed = join_all(members.iter().map(|(ordinal, member)| async move {
-        member.applies(revision).await?;
         let mut client = member.client.clone();
         let answer = member.bounded("endpoint hashkv", client.hash_kv(revision)).await?;
         Ok((*ordinal, Hashed { hash: answer.hash(), compact_revision: answer.compact_version() }))
@@ -107,23 +103,27 @@ async fn attempt(urls: &BTreeMap<Ordinal, String>, call: Duration) -> Result<Key
     Ok(Keys { revision, members })
 }
 
+/// The latest revision that each of them has applied, by a linearizable read on each; 0 of none. Every write acknowledged
+/// until now is at or below it, and one that is ahead of what it could have is not waited for.
+///
+/// # Errors
+/// When one of them did not answer.
+pub(crate) async fn applied_by_all(members: impl IntoIterator<Item = &Member>) -> Result<i64, CallError> {
+    let revisions = join_all(members.into_iter().map(Member::revision)).await;
+    let revisions: Vec<i64> = revisions.into_iter().collect::<Result<_, _>>()?;
+    Ok(revisions.into_iter().min().unwrap_or(0))
+}
+
 /// Any key: that none is found is told without a look at the others.
 const ANY_KEY: &str = "health";
 
 impl Member {
-    /// The revision now, by a linearizable read: every write acknowledged until now is at or below it.
-    pub(crate) async fn revision(&self) -> Result<i64, CallError> {
+    /// Its revision now, by a linearizable read: every write acknowledged until now is at or below it, and its database has
+    /// them.
+    async fn revision(&self) -> Result<i64, CallError> {
         let mut client = self.client.clone();
         let options = GetOptions::new().with_count_only();
         let answer = self.bounded("get", client.get(ANY_KEY, Some(options))).await?;
         Ok(answer.header().map_or(0, etcd_client::ResponseHeader::revision))
-    }
-
-    /// Waits until the revision is applied here: a read at it, through the member's own log. Its own database has it from
-    /// then on.
-    pub(crate) async fn applies(&self, revision: i64) -> Result<(), CallError> {
-        let mut client = self.client.clone();
-        let options = GetOptions::new().with_count_only().with_revision(revision);
-        self.bounded("get", client.get(ANY_KEY, Some(options))).await.map(drop)
     }
 }

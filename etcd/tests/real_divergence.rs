@@ -227,6 +227,24 @@ async fn a_member_that_holds_other_keys_is_found_and_each_key_is_named() {
     assert_eq!(few.members, found.members, "and all are counted");
 }
 
+/// Its last revision is one that the others will not have for long: waiting for them would tell nothing.
+#[tokio::test]
+#[ignore = "needs etcd: make test"]
+async fn the_first_member_is_ahead_of_what_was_written_and_is_named() {
+    let mut cluster = Cluster::start().await;
+    fill(&cluster.members[0].client).await;
+    let mut client = Client::connect([&cluster.members[1].client], None).await.unwrap();
+    let last = client.get("/none", None).await.unwrap().header().unwrap().revision();
+    // How etcd stores a revision: server/storage/mvcc/revision.go.
+    let stored = |main: i64| [&main.to_be_bytes()[..], b"_", &0_i64.to_be_bytes()].concat();
+    cluster.edit(0, |database| replace(database, &stored(last), &stored(last + 20_000))).await;
+    let verdict = cluster.verdict().await;
+    assert!(matches!(verdict, Verdict::Differ(_)), "{verdict:?}");
+    let found = cluster.diff(5).await;
+    assert_eq!((found.differing, found.outlier()), (1, Some(0)), "{found:?}");
+    assert_eq!((found.revision, found.members[&0].missing), (last, 1), "{found:?}");
+}
+
 #[tokio::test]
 #[ignore = "needs etcd: make test"]
 async fn writes_and_compactions_meanwhile_are_no_difference() {
