@@ -4,7 +4,7 @@
 //! A scenario ([`scenario::run`]) has a namespace, a release, volumes and directories of its own
 //! ([`release::Release`]), and is cleaned up behind. [`load::Load`] is the writer that the main job
 //! is done under, [`members`] what etcd and its pods look like, [`jobs`] what our Jobs left
-//! behind, [`rolls`] what happened to pods while something rolled, [`faults`], [`disk`] and
+//! behind, [`fill`] keys by the million, [`rolls`] what happened to pods while something rolled, [`faults`], [`disk`] and
 //! [`webhook`] what goes wrong on purpose, [`dump`] what is printed when a scenario fails.
 //! [`objects`] reads what Kubernetes has. [`foreign`] is an etcd that is not the release's, [`set`]
 //! the StatefulSet as a manifest that is deleted and created again, [`one_etcd`] a process without
@@ -15,6 +15,7 @@ pub mod disk;
 pub mod dump;
 pub mod failpoints;
 pub mod faults;
+pub mod fill;
 pub mod foreign;
 pub mod jobs;
 pub mod journal;

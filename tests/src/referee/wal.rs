@@ -245,14 +245,19 @@ fn v2(request: &Fields<'_>) -> Result<What, &'static str> {
     Ok(if own { What::Own } else { What::Foreign("v2 request".to_owned(), path) })
 }
 
-/// `etcdserverpb.TxnRequest {success = 2, failure = 3}` of `RequestOp {range, put, delete, txn}`.
+/// `etcdserverpb.TxnRequest {success = 2, failure = 3}` of `RequestOp {range, put, delete, txn}`. One that only puts keys
+/// of the load's kind is the scenario's own.
 fn transaction(txn: &Fields<'_>) -> Result<What, &'static str> {
     for operation in txn.all(2).chain(txn.all(3)) {
         let operation = Fields::of(operation)?;
-        for (field, call) in [(2, "put in a transaction"), (3, "delete in a transaction")] {
-            if let Some(inner) = operation.bytes(field) {
-                return Ok(foreign(call, Fields::of(inner)?.bytes(1).unwrap_or_default()));
-            }
+        if let Some(put) = operation.bytes(2)
+            && let foreign @ What::Foreign(..) =
+                written("put in a transaction", Fields::of(put)?.bytes(1).unwrap_or_default())
+        {
+            return Ok(foreign);
+        }
+        if let Some(delete) = operation.bytes(3) {
+            return Ok(foreign("delete in a transaction", Fields::of(delete)?.bytes(1).unwrap_or_default()));
         }
         if let Some(inner) = operation.bytes(4) {
             let inner = transaction(&Fields::of(inner)?)?;

@@ -6,10 +6,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use etcd_client::{Client, Txn, TxnOp};
 use futures::future::try_join_all;
-use futures::{StreamExt, TryStreamExt, stream};
 use tests::cluster::{is_bed, top};
+use tests::fill::fill;
 use tests::memory;
 use tests::release::{Helm, Release};
 use tokio::process::Command;
@@ -25,10 +24,6 @@ const KEYS: u64 = 1_000_000;
 const VALUE: usize = 100;
 /// The median of so many runs counts.
 const ROUNDS: usize = 7;
-/// Puts in one transaction; etcd takes 128.
-const AT_ONCE: usize = 100;
-/// Transactions on their way.
-const ON_THE_WAY: usize = 16;
 /// For any one program.
 const ENDS: Duration = Duration::from_secs(300);
 
@@ -147,25 +142,10 @@ struct Filled<'a> {
 impl<'a> Filled<'a> {
     async fn with(release: &'a Release, keys: u64) -> anyhow::Result<Self> {
         release.install(MEMBERS, &[]).await?;
-        let members = (0..MEMBERS).map(|ordinal| format!("http://{}:2379", release.host(ordinal))).collect();
-        let filled = Self { release, members };
-        filled.fill(keys).await?;
-        Ok(filled)
-    }
-
-    /// Puts keys, many at once.
-    async fn fill(&self, keys: u64) -> anyhow::Result<()> {
-        let client = Client::connect(&self.members, None).await.context("failed to connect to the members")?;
-        let began = Instant::now();
-        let puts = stream::iter((0..keys).step_by(AT_ONCE)).map(|from| {
-            let mut client = client.clone();
-            let put = |number| TxnOp::put(format!("bench/{number:010}"), vec![b'v'; VALUE], None);
-            let puts: Vec<TxnOp> = (from..keys.min(from + AT_ONCE as u64)).map(put).collect();
-            async move { client.txn(Txn::new().and_then(puts)).await.map(drop) }
-        });
-        puts.buffer_unordered(ON_THE_WAY).try_collect::<()>().await.context("failed to put the keys")?;
-        println!("{keys} keys put in {:.0} s", began.elapsed().as_secs_f64());
-        Ok(())
+        let members: Vec<String> =
+            (0..MEMBERS).map(|ordinal| format!("http://{}:2379", release.host(ordinal))).collect();
+        fill(&members, "bench/", keys, |_| vec![b'v'; VALUE]).await?;
+        Ok(Self { release, members })
     }
 
     /// etcdctl on each member side by side, and our command: the median of theirs, and ours.

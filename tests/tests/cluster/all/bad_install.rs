@@ -11,6 +11,8 @@ use tests::process::{apply, kubectl, until};
 use tests::release::{Helm, Release};
 use tests::scenario;
 
+use crate::said::said;
+
 type Result = anyhow::Result<()>;
 
 /// A Job that waits for what never comes says so after this.
@@ -93,6 +95,12 @@ async fn wrong_image(name: &str, helm: Helm, options: &[&str], webhook: Webhook)
         let bad = last_word(release).await?;
         says(release, &bad, &[&release.pod(0), "no-such-tag"])?;
         is_as_its_chart_made_it(release).await?;
+        let early = release.kubectl(&["scale", "statefulset", &release.statefulset(), "--replicas=4"]).await;
+        said(
+            release,
+            "guard-unverified",
+            &format!("{:#}", early.err().context("it scales though nothing is verified")?),
+        );
         if webhook == Webhook::Down {
             release.remove_webhook().await?;
         }
@@ -159,16 +167,12 @@ async fn pending(name: &str, helm: Helm, webhook: Webhook) -> Result {
     scenario::run(name, helm, async |release| {
         let nodes = nodes().await?;
         ensure!(nodes.len() >= 3, "three nodes are needed, there are {}", nodes.len());
-        let place = format!("etcd-scaler-tests/{name}");
-        unlabel(&place).await?;
-        let outcome = with_places(release, &place, &nodes, webhook).await;
-        unlabel(&place).await?;
-        outcome
+        with_places(release, async |place| two_of_three(release, place, &nodes, webhook).await).await
     })
     .await
 }
 
-async fn with_places(release: &Release, place: &str, nodes: &[String], webhook: Webhook) -> Result {
+async fn two_of_three(release: &Release, place: &str, nodes: &[String], webhook: Webhook) -> Result {
     let selector = format!("etcd.nodeSelector.{place}=here");
     let options = ["--set-string", &selector, "--set", "etcd.podAntiAffinityPreset=hard"];
     // One place: no quorum, so nothing is verified.
@@ -311,12 +315,23 @@ fn commands(told: &str) -> Vec<String> {
     commands
 }
 
-async fn label(node: &str, place: &str) -> Result {
+/// With a label for the nodes that the release's members may be on; no node has it behind.
+pub(super) async fn with_places(release: &Release, scenario: impl AsyncFnOnce(&str) -> Result) -> Result {
+    let place = format!("etcd-scaler-tests/{}", release.name);
+    unlabel("--all", &place).await?;
+    let outcome = scenario(&place).await;
+    unlabel("--all", &place).await?;
+    outcome
+}
+
+/// Lets members be on this node.
+pub(super) async fn label(node: &str, place: &str) -> Result {
     kubectl(["label", "node", node, &format!("{place}=here"), "--overwrite"]).await.map(drop)
 }
 
-async fn unlabel(place: &str) -> Result {
-    kubectl(["label", "nodes", "--all", &format!("{place}-")]).await.map(drop)
+/// Lets no member be put on this node any more.
+pub(super) async fn unlabel(node: &str, place: &str) -> Result {
+    kubectl(["label", "nodes", node, &format!("{place}-")]).await.map(drop)
 }
 
 /// What a person is told, printed and looked at.

@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
-use tests::process::{Ended, run, until};
-use tests::release::{Helm, Release};
+use tests::cluster::{is_bed, nodes};
+use tests::process::{self, Ended, run, until};
+use tests::release::{Helm, Release, Storage};
 use tests::scenario;
 
+use super::bad_install::{label, unlabel, with_places};
+use super::replace::{edit_bytes, replace};
+use super::validation::validate;
 use crate::said::{error, said};
 
 type Result = anyhow::Result<()>;
@@ -24,6 +28,12 @@ const OF_THE_QUOTA: usize = 24;
 /// So much fills a volume of 150 MiB beside the log.
 const OF_THE_VOLUME: usize = 28;
 const OVERRIDE: &str = "etcd-scaler.io/override";
+const RECORD: &str = "etcd-scaler.io/record";
+/// Its bytes are all ones that sed takes as they are.
+const REVISION: i64 = 0x61;
+/// In the database a revision is eight bytes, an underscore and eight more (etcd server/storage/mvcc/revision.go): these
+/// are what is around the two that are edited.
+const ZEROS: &str = "\\x00\\x00\\x00\\x00\\x00\\x00";
 
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
@@ -165,7 +175,196 @@ async fn a_person_is_warned_and_goes_on() -> Result {
     .await
 }
 
-/// Refused by `kubectl scale`, by a patch of the StatefulSet and by Helm, each with the same sentence; nothing changed.
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn members_that_are_numbered_otherwise_or_recorded_unreadably_refuse() -> Result {
+    scenario::run("guard-record", Helm::V3, async |release| {
+        release.install(3, &[]).await?;
+        let set = release.statefulset();
+        // Neither `kubectl scale` nor the chart has it.
+        let numbered = async |start: u32, more: &[&str]| {
+            let patch = json!({ "spec": { "ordinals": { "start": start } } }).to_string();
+            kubectl(release, &[&["patch", "statefulset", &set, "--type=merge", "-p", &patch], more].concat()).await
+        };
+        let before = release.json(&["get", "statefulset", &set]).await?;
+        let refused = numbered(1, &[]).await?;
+        ensure!(!refused.success, "{}", refused.printed());
+        said(release, "guard-ordinals", &refused.printed());
+        let after = release.json(&["get", "statefulset", &set]).await?;
+        ensure!(after["spec"] == before["spec"], "a refused request changed {}", after["spec"]);
+        numbered(0, &["--dry-run=server"]).await?.ok()?;
+        // A record of a later release of ours. Nobody else may write one: as our Job does.
+        let own = before["metadata"]["annotations"][RECORD].as_str().context("no record")?;
+        let mut later: Value = serde_json::from_str(own)?;
+        later["v"] = json!(2);
+        record(release, &later.to_string()).await?;
+        is_refused(release, 4, "has version 2", "guard-record", &[]).await?;
+        is_refused(release, 2, "has version 2", "guard-record-down", &[]).await?;
+        record(release, own).await?;
+        until("it is admitted again", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+        release.upgrade(4, &[]).await?;
+        release.is_settled(4).await
+    })
+    .await
+}
+
+/// A member that answers, has applied what the others have, and is at another revision all the same.
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_member_at_another_revision_than_it_can_be_at_refuses() -> Result {
+    if !is_bed() {
+        println!("not the test bed: no database can be edited");
+        return Ok(());
+    }
+    scenario::run("guard-apart", Helm::V4, async |release| {
+        release.install(3, &[]).await?;
+        put_until(release, REVISION).await?;
+        let apart = async |from: &str, to: &str| {
+            let stored = |revision: &str| format!("{ZEROS}{revision}_{ZEROS}");
+            edit_bytes(release, 1, &[(stored(from), stored(to))]).await
+        };
+        // 7 936 revisions ahead: so far a status of a busy etcd can be off.
+        apart("\\x00\\x61", "\\x1f\\x61").await?;
+        until("it is admitted", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+        // 32 512 are.
+        apart("\\x1f\\x61", "\\x7f\\x61").await?;
+        is_refused(release, 4, "revisions more than", "guard-apart", &[]).await?;
+        is_refused(release, 2, "revisions more than", "guard-apart-down", &[]).await?;
+        lift(release, "4: it is known").await?;
+        is_refused(release, 4, "revisions more than", "guard-apart", &[]).await?;
+        release.kubectl(&["annotate", "statefulset", &release.statefulset(), &format!("{OVERRIDE}-")]).await?;
+        // As the refusal says.
+        let found = validate(release, &["--keys", "-o", "json"]).await?;
+        ensure!(found.exit_code == 3 && found.json()?["replace"] == release.pod(1), "{found:?}");
+        let replaced = replace(release, 1, ",\"--even-if-it-serves\",\"--yes\"", "replace").await?;
+        ensure!(replaced.exit_code == 0, "{replaced:?}");
+        until("it is admitted again", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+        release.upgrade(4, &[]).await?;
+        release.is_settled(4).await
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn while_a_lower_ordinal_has_no_member_no_other_joins() -> Result {
+    scenario::run("guard-gap", Helm::V3, async |release| {
+        with_places(release, async |place| {
+            for node in nodes().await? {
+                label(&node, place).await?;
+            }
+            let selector = format!("etcd.nodeSelector.{place}=here");
+            let options = ["--set-string", &selector, "--set", "hook.deadlineSeconds=60,hook.joinDeadlineSeconds=40"];
+            release.install(3, &options).await?;
+            let name = release.pod(1);
+            let node = release.pods().await?[&name].node.clone();
+            // Its volume is on that node, so its pod, made again, has no other.
+            unlabel(&node, place).await?;
+            let second = release.members().await?.into_iter().find(|member| member.name == name);
+            release.etcdctl(&["member", "remove", &second.context("no second member")?.id]).await?;
+            let drifted = until("the webhook has seen it", SEEN, async || {
+                let told = plan(release, 4).await?;
+                let refusal = told["refusal"].as_str().unwrap_or_default();
+                ensure!(refusal.contains("it was removed by hand"), "{told}");
+                Ok(refusal.to_owned())
+            })
+            .await?;
+            let dropped = release.run_named(&drifted, "reconcile", true).await?;
+            ensure!(dropped.exit_code == 0, "{dropped:?}");
+            // The launcher works on it meanwhile, and the StatefulSet says so; who is a member, and how many are wanted,
+            // stays.
+            let state = async || -> anyhow::Result<_> {
+                let set = release.json(&["get", "statefulset", &release.statefulset()]).await?;
+                Ok((release.members().await?, set["spec"]["replicas"].clone()))
+            };
+            let before = state().await?;
+            refused_each_way(release, 4, "and members above it have", "guard-gap", &options).await?;
+            ensure!(state().await? == before, "a refused request changed something");
+            label(&node, place).await?;
+            until("it has joined again", JOB, async || release.is_settled(3).await).await?;
+            until("it is admitted again", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+            release.upgrade(4, &options).await?;
+            release.is_settled(4).await
+        })
+        .await
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn without_a_class_no_member_joins_and_without_a_node_it_is_said() -> Result {
+    if !is_bed() {
+        println!("not the test bed: which class is the default is everybody's");
+        return Ok(());
+    }
+    let release = Release::of("guard-room", Helm::V4).on(Storage::Provisioned);
+    scenario::run_alone(release, async |release| {
+        let looked = with_places(release, async |place| without_room(release, place).await).await;
+        default_class(false).await?;
+        looked
+    })
+    .await
+}
+
+async fn without_room(release: &Release, place: &str) -> Result {
+    let all = nodes().await?;
+    for node in &all[..3] {
+        label(node, place).await?;
+    }
+    let selector = format!("etcd.nodeSelector.{place}=here");
+    let options = ["--set-string", &selector, "--set", "etcd.persistence.storageClass="];
+    default_class(true).await?;
+    release.install(3, &options).await?;
+    let before = release.pods().await?;
+    default_class(false).await?;
+    let refused = release.try_upgrade(4, &options).await?.refused()?;
+    said(release, "guard-class", &error(&refused));
+    said(release, "guard-class-by-the-check", &release.job_pod("preflight").await?.message);
+    ensure!(release.pods().await?.len() == 3, "a fourth pod was made");
+    release.kept(&before).await?;
+    default_class(true).await?;
+    // It is tried all the same: a node may come.
+    let (upgraded, warned) = tokio::join!(release.try_upgrade(4, &options), async {
+        let warned = event(release, "ScaleWarning").await;
+        label(&all[3], place).await?;
+        warned
+    });
+    said(release, "guard-nodes", &warned?);
+    upgraded?.ended.ok()?;
+    release.is_settled(4).await?;
+    release.kept(&before).await
+}
+
+/// Has the bed's class be the default, or not.
+async fn default_class(is: bool) -> Result {
+    let key = "storageclass.kubernetes.io/is-default-class";
+    let word = if is { format!("{key}=true") } else { format!("{key}-") };
+    process::kubectl(["annotate", "--overwrite", "storageclass", "bed-local", &word]).await.map(drop)
+}
+
+/// Writes the record as our Job does.
+async fn record(release: &Release, record: &str) -> Result {
+    let job = format!("--as=system:serviceaccount:{}:{}-etcd-scaler-hook", release.namespace, release.name);
+    let record = format!("{RECORD}={record}");
+    let write = ["annotate", "--overwrite", "statefulset", &release.statefulset(), &record, &job];
+    kubectl(release, &write).await?.ok().map(drop)
+}
+
+/// Writes until the last revision is this one.
+async fn put_until(release: &Release, revision: i64) -> Result {
+    loop {
+        let status: Value = serde_json::from_str(&release.etcdctl(&["endpoint", "status", "-w", "json"]).await?)?;
+        let now = status[0]["Status"]["header"]["revision"].as_i64().context("no revision")?;
+        ensure!(now <= revision, "the revision is {now} already");
+        if now == revision {
+            return Ok(());
+        }
+        put(release, usize::try_from(revision - now)?, "x").await?;
+    }
+}
+
+/// [`refused_each_way`], and nothing changed.
 async fn is_refused(release: &Release, count: usize, says: &str, name: &str, values: &[&str]) -> Result {
     let set = release.statefulset();
     let state = async || -> anyhow::Result<_> {
@@ -178,6 +377,14 @@ async fn is_refused(release: &Release, count: usize, says: &str, name: &str, val
         ))
     };
     let before = state().await?;
+    refused_each_way(release, count, says, name, values).await?;
+    ensure!(state().await? == before, "a refused request changed something");
+    Ok(())
+}
+
+/// Refused by the plan, by `kubectl scale`, by a patch of the StatefulSet and by Helm, each with the same sentence.
+async fn refused_each_way(release: &Release, count: usize, says: &str, name: &str, values: &[&str]) -> Result {
+    let set = release.statefulset();
     let scaled = until("kubectl scale is refused", SEEN, async || {
         // Asked first, so that what is not yet known changes nothing.
         let told = plan(release, count).await?;
@@ -196,7 +403,6 @@ async fn is_refused(release: &Release, count: usize, says: &str, name: &str, val
     ensure!(!patched.success && patched.printed().contains(says), "{}", patched.printed());
     let upgraded = release.try_upgrade(count, values).await?.refused()?;
     ensure!(upgraded.contains(says), "Helm does not say {says:?}: {upgraded}");
-    ensure!(state().await? == before, "a refused request changed something");
     Ok(())
 }
 

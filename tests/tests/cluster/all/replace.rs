@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use serde_json::json;
 use tests::cluster::{in_node, is_bed};
 use tests::disk::Start;
 use tests::faults::{kill_node, start_node};
+use tests::fill::fill;
 use tests::jobs::JobPod;
 use tests::load::Load;
 use tests::process::{kubectl_json, until};
@@ -13,6 +15,7 @@ use tests::release::{Helm, Ran, Release, Storage, now};
 use tests::scenario;
 
 use super::documented;
+use super::validation::validate;
 use crate::said::said;
 use crate::ways::{Way, change};
 
@@ -22,6 +25,9 @@ type Result = anyhow::Result<()>;
 const REPLACED: Duration = Duration::from_secs(300);
 /// A key of the load's kind, of a client that the load does not have: to the referee, a client's.
 const HELD: &str = "traffic/902/0000000000";
+/// Keys of that kind, too.
+const MANY: &str = "traffic/906/";
+const MILLION: u64 = 1_000_000;
 /// The exit code of a plan that has something to do.
 const TO_DO: i64 = 3;
 
@@ -116,15 +122,94 @@ async fn a_member_that_holds_other_keys_is_named_and_replaced() -> Result {
     .await
 }
 
-/// Has a member hold another value: its database is edited while it is stopped, by as many bytes.
+/// Every kind of difference, each one of a million keys.
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_member_that_differs_in_four_of_a_million_keys_is_found_named_and_replaced() -> Result {
+    if !is_bed() {
+        println!("not the test bed: no database can be edited");
+        return Ok(());
+    }
+    scenario::run("replace-million", Helm::V3, async |release| {
+        release.install(3, &[]).await?;
+        let members: Vec<String> = (0..3).map(|ordinal| format!("http://{}:2379", release.host(ordinal))).collect();
+        fill(&members, MANY, MILLION, |key| format!("value of {key}").into_bytes()).await?;
+        let equal = validate(release, &["-o", "json"]).await?;
+        ensure!(equal.exit_code == 0, "they differ before they are made to: {equal:?}");
+        let key = |number: u64| format!("{MANY}{number:010}");
+        let (value, version, renamed) = (key(7), key(MILLION / 2), key(MILLION - 7));
+        let other = renamed.replace("/0", "/X");
+        // In a stored key, in bytes: the name's length, the name, 0x10 and revisions, 0x20 and the version, 0x2a, the
+        // value's length, the value.
+        let (name, text) = (renamed.len(), version.len() + "value of ".len());
+        edit_bytes(
+            release,
+            1,
+            &[
+                (format!("value of {value}"), format!("other of {value}")),
+                (
+                    format!("\\x20\\x01[*]\\x{text:02x}value of {version}"),
+                    format!("\\x20\\x02*\\x{text:02x}value of {version}"),
+                ),
+                (format!("\\x{name:02x}{renamed}\\x10"), format!("\\x{name:02x}{other}\\x10")),
+            ],
+        )
+        .await?;
+        let differ = validate(release, &["-o", "json"]).await?;
+        ensure!(differ.exit_code == 3, "{differ:?}");
+        release.say(&differ.message);
+        let told = differ.json()?;
+        ensure!(
+            told["hash_revision"].is_i64() && told["differing"] == 4 && told["replace"] == release.pod(1),
+            "{told}"
+        );
+        let first = told["first"].as_array().context("no keys are named")?;
+        let named: Vec<_> = first.iter().map(|key| (&key["key"], &key["held"][1]["differs"])).collect();
+        let named = json!(named);
+        let expected = json!([[value, "value"], [version, "metadata"], [renamed, "missing"], [other, "extra"]]);
+        ensure!(named == expected, "named are {named}");
+        let done = replace(release, 1, ",\"--even-if-it-serves\",\"--yes\"", "replace").await?;
+        ensure!(done.exit_code == 0, "{done:?}");
+        until("it has joined again", REPLACED, async || release.is_settled(3).await).await?;
+        let keys = validate(release, &["--keys", "-o", "json"]).await?;
+        let told = keys.json()?;
+        ensure!(keys.exit_code == 0 && told["differing"] == 0, "{told}");
+        for member in told["members"].as_array().context("no members")? {
+            ensure!(member["keys"] == MILLION, "{member}");
+        }
+        release.say(&keys.message);
+        Ok(())
+    })
+    .await
+}
+
+/// Has a member hold another value.
 async fn edit(release: &Release, ordinal: usize, from: &str, to: &str) -> Result {
     ensure!(from.len() == to.len(), "{from:?} and {to:?} differ in length");
+    edit_bytes(release, ordinal, &[(from.to_owned(), to.to_owned())]).await
+}
+
+/// Edits a member's database while it is stopped: each of these, as sed has it, by as many bytes. Pages of keys have no
+/// checksum, and etcd reads its index from the stored keys when it starts.
+pub(super) async fn edit_bytes(release: &Release, ordinal: usize, edits: &[(String, String)]) -> Result {
     let (node, path) = release.volume_on_node(ordinal).await?;
     release.take_down(&[ordinal]).await?;
-    let edit = format!(
-        "file=$(find \"$1\" -path '*/member/snap/db'); grep -q '{from}' \"$file\"; LC_ALL=C sed -i 's/{from}/{to}/g' \"$file\""
-    );
-    in_node(&node, &["sh", "-ec", &edit, "sh", &path]).await?;
+    let edit = r#"
+        file=$(find "$1" -path '*/member/snap/db')
+        shift
+        while [ $# -gt 0 ]; do
+            LC_ALL=C sed "s|$1|$2|g" "$file" >"$file.edited"
+            if cmp -s "$file" "$file.edited"; then
+                echo "$1 is not in $file" >&2
+                exit 1
+            fi
+            cat "$file.edited" >"$file"
+            rm "$file.edited"
+            shift 2
+        done"#;
+    let edits = edits.iter().flat_map(|(from, to)| [from.as_str(), to]);
+    let command: Vec<&str> = ["sh", "-ec", edit, "sh", &path].into_iter().chain(edits).collect();
+    in_node(&node, &command).await?;
     release.bring_back().await
 }
 
@@ -154,7 +239,7 @@ async fn replaced(release: &Release, load: &Load<'_>, ordinal: usize, options: &
 }
 
 /// docs/commands.md's command line, for this release; how its Job ended.
-async fn replace(release: &Release, ordinal: usize, options: &str, job: &str) -> anyhow::Result<JobPod> {
+pub(super) async fn replace(release: &Release, ordinal: usize, options: &str, job: &str) -> anyhow::Result<JobPod> {
     let words = "\"--ordinal=1\"";
     let line = documented(release, words)?.replace(words, &format!("\"--ordinal={ordinal}\"{options}"));
     release.run_line(&line.replace("create job replace ", &format!("create job {job} ")), job).await

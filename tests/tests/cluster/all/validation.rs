@@ -106,21 +106,21 @@ async fn status(release: &Release, more: &str) -> anyhow::Result<String> {
 
 /// How a Job that validates ended.
 #[derive(Debug)]
-struct Validated {
-    exit_code: i64,
+pub(super) struct Validated {
+    pub(super) exit_code: i64,
     log: String,
-    message: String,
+    pub(super) message: String,
 }
 
 impl Validated {
-    fn json(&self) -> anyhow::Result<Value> {
+    pub(super) fn json(&self) -> anyhow::Result<Value> {
         let last = self.log.lines().last().unwrap_or_default();
         serde_json::from_str(last).with_context(|| format!("no JSON: {}", self.log))
     }
 }
 
 /// Validates with these arguments in place of the document's, and leaves no Job.
-async fn validate(release: &Release, arguments: &[&str]) -> anyhow::Result<Validated> {
+pub(super) async fn validate(release: &Release, arguments: &[&str]) -> anyhow::Result<Validated> {
     let line = documented(release, "create job validate")?;
     let with = line.replace(r#""value":["--keys"]"#, &format!(r#""value":{}"#, json!(arguments)));
     ensure!(arguments == ["--keys"] || with != line, "the document's arguments are not where they were: {line}");
