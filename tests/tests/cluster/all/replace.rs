@@ -196,20 +196,16 @@ pub(super) async fn edit_bytes(release: &Release, ordinal: usize, edits: &[(Stri
     release.take_down(&[ordinal]).await?;
     let edit = r#"
         file=$(find "$1" -path '*/member/snap/db')
-        shift
-        while [ $# -gt 0 ]; do
-            LC_ALL=C sed "s|$1|$2|g" "$file" >"$file.edited"
-            if cmp -s "$file" "$file.edited"; then
-                echo "$1 is not in $file" >&2
-                exit 1
-            fi
-            cat "$file.edited" >"$file"
-            rm "$file.edited"
-            shift 2
-        done"#;
-    let edits = edits.iter().flat_map(|(from, to)| [from.as_str(), to]);
-    let command: Vec<&str> = ["sh", "-ec", edit, "sh", &path].into_iter().chain(edits).collect();
-    in_node(&node, &command).await?;
+        LC_ALL=C sed "s|$2|$3|g" "$file" >"$file.edited"
+        if cmp -s "$file" "$file.edited"; then
+            echo "$2 is not in $file" >&2
+            exit 1
+        fi
+        cat "$file.edited" >"$file"
+        rm "$file.edited""#;
+    for (from, to) in edits {
+        in_node(&node, &["sh", "-ec", edit, "sh", &path, from, to]).await?;
+    }
     release.bring_back().await
 }
 
