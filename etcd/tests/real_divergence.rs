@@ -227,7 +227,7 @@ async fn a_member_that_holds_other_keys_is_found_and_each_key_is_named() {
     assert_eq!(few.members, found.members, "and all are counted");
 }
 
-/// Its last revision is one that the others will not have for long: waiting for them would tell nothing.
+/// Its last revision is one that the others are nowhere near: to wait until they reach it would tell nothing.
 #[tokio::test]
 #[ignore = "needs etcd: make test"]
 async fn the_first_member_is_ahead_of_what_was_written_and_is_named() {
