@@ -158,31 +158,35 @@ fn corrupt(target: &Target, members: &BTreeMap<Ordinal, &Answer>) -> Option<Conc
     })
 }
 
-/// An entry of the log makes one revision or none, so who has applied as many entries has no more revisions. A status
-/// has the two from two moments, and a busy etcd goes on in between: less than [`MOST_APART`].
 fn diverged(target: &Target, members: &BTreeMap<Ordinal, &Answer>) -> Option<Concern> {
-    let pairs = members.iter().flat_map(|ahead| members.iter().map(move |behind| (ahead, behind)));
-    let (ahead, behind, revisions, entries) = pairs
-        .map(|((ahead, first), (behind, last))| {
-            let entries = i64::try_from(first.applied_index.saturating_sub(last.applied_index)).unwrap_or(i64::MAX);
-            ((*ahead, first), (*behind, last), first.revision.saturating_sub(last.revision), entries)
-        })
-        // 0: it does not tell.
-        .filter(|((_, first), (_, last), ..)| first.applied_index > 0 && last.applied_index > 0)
-        .find(|(.., revisions, entries)| *revisions > entries.saturating_add(MOST_APART))?;
-    let ((ahead, first), (behind, last)) = (ahead, behind);
-    Some(Concern {
-        found: format!(
+    let mut pairs = members.iter().flat_map(|ahead| members.iter().map(move |behind| (ahead, behind)));
+    let found = pairs.find_map(|((&ahead, first), (&behind, last))| {
+        let (revisions, entries) = beyond(first, last)?;
+        Some(format!(
             "{} has {revisions} revisions more than {} ({} and {}) and has applied {entries} entries more of etcd's log",
             target.pod(ahead),
             target.pod(behind),
             first.revision,
             last.revision
-        ),
+        ))
+    })?;
+    Some(Concern {
+        found,
         why: "An entry makes one revision, so one of the two holds what etcd did not write, and a change of members can leave the wrong ones in the majority.",
         way_out: "Find out which (hook validate --keys, docs/commands.md), replace that member (hook replace), and ask again.".into(),
         liftable: false,
     })
+}
+
+/// How many revisions and how many entries of the log one has more than another, where the entries cannot have made the
+/// revisions: each makes one or none. A status has the two from two moments, and a busy etcd goes on in between: less
+/// than [`MOST_APART`].
+fn beyond(first: &Answer, last: &Answer) -> Option<(i64, i64)> {
+    // Who has applied nothing does not tell.
+    let told = first.applied_index > 0 && last.applied_index > 0;
+    let revisions = first.revision.saturating_sub(last.revision);
+    let entries = i64::try_from(first.applied_index.saturating_sub(last.applied_index)).unwrap_or(i64::MAX);
+    (told && revisions > entries.saturating_add(MOST_APART)).then_some((revisions, entries))
 }
 
 fn no_space(target: &Target, members: &BTreeMap<Ordinal, &Answer>) -> Option<Concern> {
