@@ -11,7 +11,7 @@ use tests::release::{Helm, Release, Storage};
 use tests::scenario;
 
 use super::bad_install::{label, unlabel, with_places};
-use super::replace::{edit_bytes, replace};
+use super::replace::replace;
 use super::validation::validate;
 use crate::said::{error, said};
 
@@ -221,12 +221,12 @@ async fn a_member_at_another_revision_than_it_can_be_at_refuses() -> Result {
         put_until(release, REVISION).await?;
         let apart = async |from: &str, to: &str| {
             let stored = |revision: &str| format!("{ZEROS}{revision}_{ZEROS}");
-            edit_bytes(release, 1, &[(stored(from), stored(to))]).await
+            release.edit_database(1, &[(stored(from), stored(to))]).await
         };
-        // 7 936 revisions ahead: so far a status of a busy etcd can be off.
+        // By 7 936 revisions the status of a busy etcd can be off.
         apart("\\x00\\x61", "\\x1f\\x61").await?;
         until("it is admitted", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
-        // 32 512 are.
+        // Not by 32 512.
         apart("\\x1f\\x61", "\\x7f\\x61").await?;
         is_refused(release, 4, "revisions more than", "guard-apart", &[]).await?;
         is_refused(release, 2, "revisions more than", "guard-apart-down", &[]).await?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::json;
-use tests::cluster::{in_node, is_bed};
+use tests::cluster::is_bed;
 use tests::disk::Start;
 use tests::faults::{kill_node, start_node};
 use tests::fill::fill;
@@ -142,19 +142,19 @@ async fn a_member_that_differs_in_four_of_a_million_keys_is_found_named_and_repl
         // In a stored key, in bytes: the name's length, the name, 0x10 and revisions, 0x20 and the version, 0x2a, the
         // value's length, the value.
         let (name, text) = (renamed.len(), version.len() + "value of ".len());
-        edit_bytes(
-            release,
-            1,
-            &[
-                (format!("value of {value}"), format!("other of {value}")),
-                (
-                    format!("\\x20\\x01[*]\\x{text:02x}value of {version}"),
-                    format!("\\x20\\x02*\\x{text:02x}value of {version}"),
-                ),
-                (format!("\\x{name:02x}{renamed}\\x10"), format!("\\x{name:02x}{other}\\x10")),
-            ],
-        )
-        .await?;
+        release
+            .edit_database(
+                1,
+                &[
+                    (format!("value of {value}"), format!("other of {value}")),
+                    (
+                        format!("\\x20\\x01[*]\\x{text:02x}value of {version}"),
+                        format!("\\x20\\x02*\\x{text:02x}value of {version}"),
+                    ),
+                    (format!("\\x{name:02x}{renamed}\\x10"), format!("\\x{name:02x}{other}\\x10")),
+                ],
+            )
+            .await?;
         let differ = validate(release, &["-o", "json"]).await?;
         ensure!(differ.exit_code == 3, "{differ:?}");
         release.say(&differ.message);
@@ -186,27 +186,7 @@ async fn a_member_that_differs_in_four_of_a_million_keys_is_found_named_and_repl
 /// Has a member hold another value.
 async fn edit(release: &Release, ordinal: usize, from: &str, to: &str) -> Result {
     ensure!(from.len() == to.len(), "{from:?} and {to:?} differ in length");
-    edit_bytes(release, ordinal, &[(from.to_owned(), to.to_owned())]).await
-}
-
-/// Edits a member's database while it is stopped: each of these, as sed has it, by as many bytes. Pages of keys have no
-/// checksum, and etcd reads its index from the stored keys when it starts.
-pub(super) async fn edit_bytes(release: &Release, ordinal: usize, edits: &[(String, String)]) -> Result {
-    let (node, path) = release.volume_on_node(ordinal).await?;
-    release.take_down(&[ordinal]).await?;
-    let edit = r#"
-        file=$(find "$1" -path '*/member/snap/db')
-        LC_ALL=C sed "s|$2|$3|g" "$file" >"$file.edited"
-        if cmp -s "$file" "$file.edited"; then
-            echo "$2 is not in $file" >&2
-            exit 1
-        fi
-        cat "$file.edited" >"$file"
-        rm "$file.edited""#;
-    for (from, to) in edits {
-        in_node(&node, &["sh", "-ec", edit, "sh", &path, from, to]).await?;
-    }
-    release.bring_back().await
+    release.edit_database(ordinal, &[(from.to_owned(), to.to_owned())]).await
 }
 
 /// The plan, which changes nothing, and then the replacement; the others are left alone.
