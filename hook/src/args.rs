@@ -101,7 +101,8 @@ struct Scale {
     /// The run ends after this time, with what is half done undone.
     #[arg(long, env = "ETCD_SCALER_DEADLINE", default_value = "240s", value_parser = humantime::parse_duration)]
     deadline: Duration,
-    /// A member that is not promoted this long after `member add` is taken back.
+    /// A member that is not promoted this long after `member add` is taken back; a learner has a second more for each
+    /// 4 MB of the database.
     #[arg(long, env = "ETCD_SCALER_JOIN_DEADLINE", default_value = "60s", value_parser = humantime::parse_duration)]
     join_deadline: Duration,
     /// The Lease that lets one run work at a time [default: <statefulset>-scaler].

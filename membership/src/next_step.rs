@@ -23,7 +23,8 @@ pub use ending::{did_not_join, out_of_time};
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// From `member add` to promotion; after it the join is taken back.
+    /// From `member add` to promotion; after it the join is taken back. A learner has the time that the database needs
+    /// in addition.
     pub join: Duration,
     /// What is left until the run's deadline; zero: only undo what is half done.
     pub left: Duration,

@@ -2,6 +2,7 @@
 //! where it does not make it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::ending::or_go_back;
 use super::{Limits, Step, everybody_answers, gap, trouble};
@@ -14,6 +15,10 @@ use crate::version::join_as;
 /// A learner may be promoted when it lags by no more than this many raft entries, or
 /// one percent. etcd itself asks for 90 % of the leader's index, which a large log makes cheap.
 const LAG: u64 = 1000;
+
+/// The slowest that a database is taken for to reach a newcomer's disk and be read there, in bytes a second: both it does
+/// before it serves. Seen: 250 MB took over 60 s beside other work on two full cores.
+const SLOWEST: u64 = 4_000_000;
 
 /// Members that answer for the first time, and the one newcomer between `add` and promotion.
 pub(super) fn join_in_progress(
@@ -35,7 +40,8 @@ pub(super) fn join_in_progress(
         if !settled {
             // A run that is over takes back what never served. A learner that serves costs no
             // quorum, and the next run promotes it within seconds.
-            let late = seen.joining_for.is_some_and(|since| since > limits.join);
+            let time = join_time(seen, limits, member);
+            let late = seen.joining_for.is_some_and(|since| since > time);
             let never_served = state == Some(State::Joining) && serving.is_none();
             // A voter that serves counts: it is a member, and leaves as one.
             let why = if serving.is_some() && !member.learner {
@@ -46,7 +52,8 @@ pub(super) fn join_in_progress(
                 // Its pod cannot be given an initial cluster without the ordinals below it.
                 Some(format!("{} was removed meanwhile and joins first", seen.target.pod(lower)))
             } else if late || (limits.left.is_zero() && never_served) {
-                Some(late_join(seen, limits, ordinal, serving))
+                let waited = seen.joining_for.map_or(time, |since| since.min(time));
+                Some(late_join(seen, waited, ordinal, serving))
             } else {
                 None
             };
@@ -117,7 +124,7 @@ fn not_about_to_start(
 }
 
 /// Why a join is taken back, with what the pod itself says.
-fn late_join(seen: &Observed, limits: &Limits, ordinal: Ordinal, serving: Option<&Answer>) -> String {
+fn late_join(seen: &Observed, waited: Duration, ordinal: Ordinal, serving: Option<&Answer>) -> String {
     let pod = seen.pods.get(&ordinal);
     let node = pod.and_then(|pod| pod.node.as_ref()).map_or_else(String::new, |node| format!(" on {node}"));
     let state = match (serving, pod.and_then(|pod| pod.trouble.as_ref())) {
@@ -125,7 +132,18 @@ fn late_join(seen: &Observed, limits: &Limits, ordinal: Ordinal, serving: Option
         (None, Some(trouble)) => format!("it does not serve{node} ({})", trouble.what),
         (None, None) => format!("it does not serve{node}"),
     };
-    format!("{state} within {} s", limits.join.as_secs())
+    format!("{state} within {} s", waited.as_secs())
+}
+
+/// What a newcomer has from `member add`. A learner costs no quorum, so it may take as long as the database needs; nothing
+/// tells how far it has got (etcd listens for clients only once it has caught up). A voter that does not serve leaves
+/// the others no member to lose, so it has no more than was asked for.
+fn join_time(seen: &Observed, limits: &Limits, member: &ListedMember) -> Duration {
+    if !member.learner {
+        return limits.join;
+    }
+    let largest = seen.answers.values().flatten().map(|answer| answer.db.size).max().unwrap_or(0);
+    limits.join + Duration::from_secs(largest / SLOWEST)
 }
 
 /// The newcomer is in the list and does not serve yet.

@@ -220,6 +220,31 @@ fn a_join_that_is_late_is_taken_back_with_the_pods_own_words() {
 }
 
 #[test]
+fn a_learner_has_the_time_that_the_database_needs_and_a_voter_has_not() {
+    let mut world = World::settled(3);
+    world.desired = 4;
+    world.broken = vec![3];
+    world.run();
+    world.joining_for = Some(Duration::from_secs(122));
+    world.pods.get_mut(&3).unwrap().trouble = stuck("container etcd: not Ready", false);
+    let of = |world: &World, megabytes: u64| {
+        let mut seen = world.observe();
+        seen.answers.values_mut().flatten().for_each(|answer| answer.db.size = megabytes * 1_000_000);
+        seen
+    };
+    assert!(matches!(next_step(&of(&world, 250), &LIMITS), Step::Wait(_)), "60 s and 250 MB at 4 MB/s");
+    let step = next_step(&of(&world, 240), &LIMITS);
+    assert!(matches!(&step, Step::TakeBack(3, _, why) if why.contains("within 120 s")), "{step:?}");
+    // The run's own deadline is not moved by it.
+    let over = Limits { left: Duration::ZERO, ..LIMITS };
+    assert!(matches!(next_step(&of(&world, 250), &over), Step::TakeBack(3, ..)));
+    world.members.get_mut(&3).unwrap().learner = false;
+    world.joining_for = Some(Duration::from_secs(61));
+    let step = next_step(&of(&world, 250), &LIMITS);
+    assert!(matches!(&step, Step::TakeBack(3, _, why) if why.contains("within 60 s")), "{step:?}");
+}
+
+#[test]
 fn who_is_permitted_starts_before_it_is_taken_back() {
     let mut world = World::settled(3);
     world.desired = 4;
