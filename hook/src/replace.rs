@@ -196,5 +196,7 @@ async fn left(
         }
     };
     let ending = found.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
-    Ok(Left { claim: found.is_some() && !ending, storage: found.is_some() || volume, node_is_away })
+    // The controller makes a claim with each pod: one that has nothing is the newcomer's already.
+    let old = volume || found.as_ref().is_some_and(|claim| !volumes::is_unbound(claim));
+    Ok(Left { claim: old && found.is_some() && !ending, storage: old || ending, node_is_away })
 }

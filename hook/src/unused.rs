@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::api::{Api, DeleteParams, Preconditions, PropagationPolicy};
@@ -17,7 +16,7 @@ use tracing::info;
 
 use crate::objects::{Objects, patiently};
 use crate::observe;
-use crate::volumes::claim_name;
+use crate::volumes::{claim_name, is_unbound};
 
 /// How often is looked whether what was deleted is gone.
 const LOOK: Duration = Duration::from_millis(200);
@@ -102,12 +101,6 @@ async fn prove(
     Ok(Ok(Unused { statefulset: live.metadata.clone(), claims }))
 }
 
-/// Whether no volume was bound to it, and none was chosen for it.
-fn is_unbound(claim: &PersistentVolumeClaim) -> bool {
-    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
-    phase == Some("Pending") && claim.spec.as_ref().is_none_or(|spec| spec.volume_name.is_none())
-}
-
 /// Deletes the object as it was seen, its dependants afterwards; false: it has changed since.
 async fn delete<K>(api: &Api<K>, seen: &ObjectMeta, end: Instant) -> anyhow::Result<bool>
 where
@@ -158,21 +151,4 @@ where
         tokio::time::sleep(LOOK).await;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_claim_is_unbound_only_where_that_is_said() {
-        let claim = |value| is_unbound(&serde_json::from_value(value).unwrap());
-        assert!(claim(json!({ "spec": {}, "status": { "phase": "Pending" } })));
-        assert!(!claim(json!({ "spec": { "volumeName": "v" }, "status": { "phase": "Pending" } })), "chosen");
-        assert!(!claim(json!({ "spec": {}, "status": { "phase": "Bound" } })));
-        assert!(!claim(json!({ "spec": {}, "status": { "phase": "Lost" } })));
-        assert!(!claim(json!({ "spec": {} })), "nobody has looked at it yet");
-    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Patch, PatchParams, PostParams};
 use membership::names::{Ordinal, Target};
 use membership::observed::Volume;
@@ -179,6 +179,13 @@ pub fn is_ready(node: &Node) -> bool {
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+/// Whether no volume was bound to the claim, and none was chosen for it: there is nothing on it.
+#[must_use]
+pub fn is_unbound(claim: &PersistentVolumeClaim) -> bool {
+    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+    phase == Some("Pending") && claim.spec.as_ref().is_none_or(|spec| spec.volume_name.is_none())
+}
+
 /// Deletes the volume that was made for a claim, if it is there; whether it was.
 ///
 /// # Errors
@@ -220,4 +227,19 @@ pub async fn pin(objects: &Objects, plan: &VolumePlan, ordinal: Ordinal, node: &
 fn hostname(node: &Node, name: &str) -> String {
     let labels = node.metadata.labels.as_ref();
     labels.and_then(|labels| labels.get("kubernetes.io/hostname")).cloned().unwrap_or_else(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_is_unbound_only_where_that_is_said() {
+        let claim = |value| is_unbound(&serde_json::from_value(value).unwrap());
+        assert!(claim(json!({ "spec": {}, "status": { "phase": "Pending" } })));
+        assert!(!claim(json!({ "spec": { "volumeName": "v" }, "status": { "phase": "Pending" } })), "chosen");
+        assert!(!claim(json!({ "spec": {}, "status": { "phase": "Bound" } })));
+        assert!(!claim(json!({ "spec": {}, "status": { "phase": "Lost" } })));
+        assert!(!claim(json!({ "spec": {} })), "nobody has looked at it yet");
+    }
 }

@@ -46,9 +46,9 @@ pub enum Step {
 /// What is left of the member outside etcd.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Left {
-    /// Its claim is there and not being deleted.
+    /// Its claim is there with a volume, and not being deleted.
     pub claim: bool,
-    /// Its claim or the volume made for it is there.
+    /// Its claim, with a volume or being deleted, or the volume made for it is there.
     pub storage: bool,
     /// Its pod's node does not answer (no such node, or not Ready).
     pub node_is_away: bool,
