@@ -6,7 +6,7 @@
 //! is done under, [`members`] what etcd and its pods look like, [`jobs`] what our Jobs left
 //! behind, [`fill`] keys by the million, [`rolls`] what happened to pods while something rolled, [`faults`], [`disk`] and
 //! [`webhook`] what goes wrong on purpose, [`dump`] what is printed when a scenario fails.
-//! [`objects`] reads what Kubernetes has. [`foreign`] is an etcd that is not the release's, [`set`]
+//! [`objects`] reads what Kubernetes has, [`places`] says which nodes members may be on. [`foreign`] is an etcd that is not the release's, [`set`]
 //! the StatefulSet as a manifest that is deleted and created again, [`one_etcd`] a process without
 //! Kubernetes.
 
@@ -24,6 +24,7 @@ pub mod members;
 pub mod memory;
 pub mod objects;
 pub mod one_etcd;
+pub mod places;
 pub mod process;
 pub mod referee;
 pub mod release;

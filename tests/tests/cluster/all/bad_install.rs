@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tests::cluster::nodes;
 use tests::members::text;
+use tests::places::{label, with_places};
 use tests::process::{apply, kubectl, until};
 use tests::release::{Helm, Release};
 use tests::scenario;
@@ -313,25 +314,6 @@ fn commands(told: &str) -> Vec<String> {
         commands.extend(command.filter(|command| command.contains(" delete ") && !commands.contains(command)));
     }
     commands
-}
-
-/// With a label for the nodes that the release's members may be on; no node has it behind.
-pub(super) async fn with_places(release: &Release, scenario: impl AsyncFnOnce(&str) -> Result) -> Result {
-    let place = format!("etcd-scaler-tests/{}", release.name);
-    unlabel("--all", &place).await?;
-    let outcome = scenario(&place).await;
-    unlabel("--all", &place).await?;
-    outcome
-}
-
-/// Lets members be on this node.
-pub(super) async fn label(node: &str, place: &str) -> Result {
-    kubectl(["label", "node", node, &format!("{place}=here"), "--overwrite"]).await.map(drop)
-}
-
-/// Lets no member be put on this node any more.
-pub(super) async fn unlabel(node: &str, place: &str) -> Result {
-    kubectl(["label", "nodes", node, &format!("{place}-")]).await.map(drop)
 }
 
 /// What a person is told, printed and looked at.

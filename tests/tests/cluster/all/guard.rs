@@ -6,13 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tests::cluster::{is_bed, nodes};
+use tests::places::{label, unlabel, with_places};
 use tests::process::{self, Ended, run, until};
 use tests::release::{Helm, Release, Storage};
 use tests::scenario;
 
-use super::bad_install::{label, unlabel, with_places};
-use super::replace::replace;
-use super::validation::validate;
+use super::commands::{goes, plan, replace, validate};
 use crate::said::{error, said};
 
 type Result = anyhow::Result<()>;
@@ -403,20 +402,6 @@ async fn refused_each_way(release: &Release, count: usize, says: &str, name: &st
     ensure!(!patched.success && patched.printed().contains(says), "{}", patched.printed());
     let upgraded = release.try_upgrade(count, values).await?.refused()?;
     ensure!(upgraded.contains(says), "Helm does not say {says:?}: {upgraded}");
-    Ok(())
-}
-
-/// What `hook plan` answers, beside the webhook.
-async fn plan(release: &Release, count: usize) -> anyhow::Result<Value> {
-    let webhook = format!("deploy/{}-etcd-scaler-webhook", release.name);
-    let asked = format!("--replicas={count}");
-    let told = kubectl(release, &["exec", &webhook, "--", "/hook", "plan", &asked, "-o", "json"]).await?;
-    let line = told.stdout.lines().last().with_context(|| told.printed())?;
-    serde_json::from_str(line).with_context(|| told.printed())
-}
-
-fn goes(plan: &Value) -> Result {
-    ensure!(plan["admitted"] == true, "{plan}");
     Ok(())
 }
 

@@ -8,14 +8,12 @@ use tests::cluster::is_bed;
 use tests::disk::Start;
 use tests::faults::{kill_node, start_node};
 use tests::fill::fill;
-use tests::jobs::JobPod;
 use tests::load::Load;
 use tests::process::{kubectl_json, until};
 use tests::release::{Helm, Ran, Release, Storage, now};
 use tests::scenario;
 
-use super::documented;
-use super::validation::validate;
+use super::commands::{replace, validate};
 use crate::said::said;
 use crate::ways::{Way, change};
 
@@ -212,11 +210,4 @@ async fn replaced(release: &Release, load: &Load<'_>, ordinal: usize, options: &
     let up = change(release, Way::Scale, 4, &[]).await?;
     release.kept(&staying).await?;
     load.lost_nothing(4, &Ran { from, ..up }).await.map(drop)
-}
-
-/// docs/commands.md's command line, for this release; how its Job ended.
-pub(super) async fn replace(release: &Release, ordinal: usize, options: &str, job: &str) -> anyhow::Result<JobPod> {
-    let words = "\"--ordinal=1\"";
-    let line = documented(release, words)?.replace(words, &format!("\"--ordinal={ordinal}\"{options}"));
-    release.run_line(&line.replace("create job replace ", &format!("create job {job} ")), job).await
 }

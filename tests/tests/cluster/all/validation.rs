@@ -8,15 +8,13 @@ use serde_json::{Value, json};
 use tests::load::Load;
 use tests::memory;
 use tests::process::{run, until};
-use tests::release::{Helm, Release, now};
+use tests::release::{Helm, Release};
 use tests::scenario;
 
-use super::documented;
+use super::commands::{ENDS, documented, validate};
 
 type Result = anyhow::Result<()>;
 
-/// For a Job to be scheduled, to compare and to end.
-const ENDS: Duration = Duration::from_secs(120);
 /// What key by key may take, in MiB: of 1 M keys, here are some thousand.
 const MEMORY: u64 = 64;
 
@@ -102,43 +100,4 @@ async fn as_installed(release: &Release, status: &Value) -> Result {
 async fn status(release: &Release, more: &str) -> anyhow::Result<String> {
     let line = documented(release, "/hook status")? + more;
     run("bash", ["-c", &line], "", Duration::from_secs(40)).await?.ok()
-}
-
-/// How a Job that validates ended.
-#[derive(Debug)]
-pub(super) struct Validated {
-    pub(super) exit_code: i64,
-    log: String,
-    pub(super) message: String,
-}
-
-impl Validated {
-    pub(super) fn json(&self) -> anyhow::Result<Value> {
-        let last = self.log.lines().last().unwrap_or_default();
-        serde_json::from_str(last).with_context(|| format!("no JSON: {}", self.log))
-    }
-}
-
-/// Validates with these arguments in place of the document's, and leaves no Job.
-pub(super) async fn validate(release: &Release, arguments: &[&str]) -> anyhow::Result<Validated> {
-    let line = documented(release, "create job validate")?;
-    let with = line.replace(r#""value":["--keys"]"#, &format!(r#""value":{}"#, json!(arguments)));
-    ensure!(arguments == ["--keys"] || with != line, "the document's arguments are not where they were: {line}");
-    let began = now();
-    run("bash", ["-c", &format!("set -o pipefail; {with}")], "", Duration::from_secs(30)).await?.ok()?;
-    let pod = until("the Job has ended", ENDS, async || {
-        let pods = release.json(&["get", "pods", "-l", "job-name=validate"]).await?;
-        let ended = &pods["items"][0]["status"]["containerStatuses"][0]["state"]["terminated"];
-        ensure!(ended.is_object(), "its pod is {}", pods["items"][0]["status"]);
-        Ok(ended.clone())
-    })
-    .await?;
-    let log = release.kubectl(&["logs", "job/validate"]).await?;
-    let code = run("bash", ["-c", &documented(release, "exitCode")?], "", Duration::from_secs(30)).await?.ok()?;
-    // With its pod: the next Job has the same name, and its log would be taken from either pod.
-    release.kubectl(&["delete", "job", "validate", "--cascade=foreground"]).await?;
-    release.say(&format!("validate {arguments:?}: exit code {code} after {} ms", now() - began));
-    let exit_code = pod["exitCode"].as_i64().context("no exit code")?;
-    ensure!(code == exit_code.to_string(), "the documented command prints {code}, the pod has {exit_code}");
-    Ok(Validated { exit_code, log, message: pod["message"].as_str().unwrap_or_default().to_owned() })
 }
