@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 pub use self::names::Failpoint;
 use self::names::{ANNOTATION, VARIABLE};
-use crate::cluster::{in_node, is_bed};
-use crate::faults::kill_container;
+use crate::cluster::is_bed;
+use crate::faults::{Running, freeze_container, kill_container, thaw_container};
 use crate::jobs::JobPod;
 use crate::members::text;
 use crate::process::{run, until};
@@ -147,7 +147,8 @@ impl Job<'_> {
     /// # Errors
     /// When it does not run.
     pub async fn freeze(&self) -> anyhow::Result<()> {
-        self.signal("SIGSTOP").await
+        let process = self.process().await?;
+        freeze_container(&process.node, &process.id).await
     }
 
     /// Lets its process run again.
@@ -155,13 +156,12 @@ impl Job<'_> {
     /// # Errors
     /// When it does not run.
     pub async fn thaw(&self) -> anyhow::Result<()> {
-        self.signal("SIGCONT").await
+        let process = self.process().await?;
+        thaw_container(&process.node, &process.id).await
     }
 
-    async fn signal(&self, signal: &str) -> anyhow::Result<()> {
-        let running = self.release.running(&self.pod_name().await?, CONTAINER).await?;
-        let kill = ["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", signal, &running.id];
-        in_node(&running.node, &kill).await.map(drop)
+    async fn process(&self) -> anyhow::Result<Running> {
+        self.release.running(&self.pod_name().await?, CONTAINER).await
     }
 
     /// The condition that ends it, if it has one, and why.

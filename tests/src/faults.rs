@@ -120,7 +120,19 @@ pub struct Running {
 /// # Errors
 /// When it does not run.
 pub async fn freeze_container(node: &str, id: &str) -> anyhow::Result<()> {
-    in_node(node, &["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGSTOP", id]).await.map(drop)
+    signal_container(node, id, "SIGSTOP").await
+}
+
+/// Lets it go on.
+///
+/// # Errors
+/// When it is not there.
+pub async fn thaw_container(node: &str, id: &str) -> anyhow::Result<()> {
+    signal_container(node, id, "SIGCONT").await
+}
+
+async fn signal_container(node: &str, id: &str, signal: &str) -> anyhow::Result<()> {
+    in_node(node, &["ctr", "-n", "k8s.io", "tasks", "kill", "--signal", signal, id]).await.map(drop)
 }
 
 /// Ends the process of a container on the bed, as the kernel does when memory is short.

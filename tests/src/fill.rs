@@ -37,3 +37,16 @@ pub async fn fill(
     println!("{keys} keys put in {:.0} s", began.elapsed().as_secs_f64());
     Ok(())
 }
+
+/// Puts one key so many times, each a revision of its own, through these client URLs.
+///
+/// # Errors
+/// When a put fails.
+pub async fn rewrite(members: &[String], key: &str, times: usize) -> anyhow::Result<()> {
+    let client = Client::connect(members, None).await.context("failed to connect to the members")?;
+    let puts = stream::iter(0..times).map(|number| {
+        let mut client = client.clone();
+        async move { client.put(key, number.to_string(), None).await.map(drop) }
+    });
+    puts.buffer_unordered(AT_ONCE).try_collect::<()>().await.context("failed to put the key")
+}

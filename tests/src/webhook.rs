@@ -23,6 +23,23 @@ impl Release {
         format!("app.kubernetes.io/component=webhook,app.kubernetes.io/instance={}", self.name)
     }
 
+    /// Has it run in one replica, which answers every call from then on; that replica's pod.
+    ///
+    /// # Errors
+    /// When another stays, or it does not serve.
+    pub async fn one_webhook(&self) -> anyhow::Result<String> {
+        self.kubectl(&["scale", "deployment", &self.webhook(), "--replicas=1"]).await?;
+        let pods = self.webhook_pods();
+        let only = until("one replica of the webhook is left", PATIENCE, async || {
+            let left = names(&self.json(&["get", "pods", "-l", &pods]).await?);
+            ensure!(left.len() == 1, "there are {left:?}");
+            Ok(left[0].clone())
+        })
+        .await?;
+        self.webhook_is_whole().await?;
+        Ok(only)
+    }
+
     /// Ends every replica at once, and none comes back until [`Release::start_webhook`].
     ///
     /// # Errors

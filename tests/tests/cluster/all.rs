@@ -19,6 +19,7 @@ mod replace;
 mod rollout;
 mod sick;
 mod snapshot;
+mod stale;
 mod validation;
 mod versions;
 mod ways;

@@ -17,7 +17,7 @@ use crate::said::{error, said};
 type Result = anyhow::Result<()>;
 
 /// What the webhook knows of the members is at most 10 s old; on a busy machine the next answer takes a while.
-const SEEN: Duration = Duration::from_secs(60);
+pub const SEEN: Duration = Duration::from_secs(60);
 /// A Job, with the launcher's pauses before it.
 const JOB: Duration = Duration::from_secs(180);
 /// Keys of the load's kind, of a client that the load does not have: to the referee, a client's.
@@ -409,7 +409,8 @@ async fn scale(release: &Release, count: usize) -> anyhow::Result<Ended> {
     kubectl(release, &["scale", "statefulset", &release.statefulset(), &format!("--replicas={count}")]).await
 }
 
-async fn dry(release: &Release, arguments: &[&str]) -> anyhow::Result<Ended> {
+/// `kubectl` without changing anything.
+pub async fn dry(release: &Release, arguments: &[&str]) -> anyhow::Result<Ended> {
     kubectl(release, &[arguments, &["--dry-run=server"]].concat()).await
 }
 

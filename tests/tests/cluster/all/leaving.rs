@@ -100,7 +100,7 @@ async fn leaves(release: &Release, point: Failpoint, harm: Harm) -> Result {
 }
 
 /// Has a member lead.
-async fn leads(release: &Release, ordinal: usize) -> Result {
+pub async fn leads(release: &Release, ordinal: usize) -> Result {
     let members = release.members().await?;
     let id = &members.iter().find(|member| member.name == release.pod(ordinal)).context("no such member")?.id;
     until("it leads", std::time::Duration::from_secs(30), async || {
