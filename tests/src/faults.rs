@@ -227,8 +227,7 @@ pub async fn join_node(name: &str) -> anyhow::Result<()> {
 pub async fn repair_bed() -> anyhow::Result<()> {
     start_api_server().await?;
     for name in nodes().await? {
-        thaw_node(&name).await?;
-        node(&name, &["join"]).await?;
+        // One that runs is thawed and joined by it.
         start_node(&name).await?;
         kubectl(["uncordon", &name]).await?;
     }
