@@ -81,6 +81,18 @@ impl Release {
         self.kubectl(&[&["exec", &pod, "-c", "etcd", "--", "etcdctl"], arguments].concat()).await
     }
 
+    /// `etcdctl member remove`, as a person would: once more where etcd holds members for unhealthy that have run for less
+    /// than five seconds.
+    ///
+    /// # Errors
+    /// When etcd refuses it for longer.
+    pub async fn remove_member(&self, id: &str) -> anyhow::Result<()> {
+        until("etcd removes it", Duration::from_secs(30), async || {
+            self.etcdctl(&["member", "remove", id]).await.map(drop)
+        })
+        .await
+    }
+
     /// etcd's member list.
     ///
     /// # Errors

@@ -23,15 +23,18 @@ impl Release {
         format!("app.kubernetes.io/component=webhook,app.kubernetes.io/instance={}", self.name)
     }
 
+    async fn webhook_replicas(&self) -> anyhow::Result<Vec<String>> {
+        Ok(names(&self.json(&["get", "pods", "-l", &self.webhook_pods()]).await?))
+    }
+
     /// Has it run in one replica, which answers every call from then on; that replica's pod.
     ///
     /// # Errors
     /// When another stays, or it does not serve.
     pub async fn one_webhook(&self) -> anyhow::Result<String> {
         self.kubectl(&["scale", "deployment", &self.webhook(), "--replicas=1"]).await?;
-        let pods = self.webhook_pods();
         let only = until("one replica of the webhook is left", PATIENCE, async || {
-            let left = names(&self.json(&["get", "pods", "-l", &pods]).await?);
+            let left = self.webhook_replicas().await?;
             ensure!(left.len() == 1, "there are {left:?}");
             Ok(left[0].clone())
         })
@@ -56,7 +59,7 @@ impl Release {
     /// When there is none that runs.
     pub async fn kill_webhook(&self) -> anyhow::Result<()> {
         let pods = self.webhook_pods();
-        let replicas = names(&self.json(&["get", "pods", "-l", &pods]).await?);
+        let replicas = self.webhook_replicas().await?;
         ensure!(!replicas.is_empty(), "there is no replica of the webhook");
         for pod in replicas {
             let process = self.running(&pod, "webhook").await?;

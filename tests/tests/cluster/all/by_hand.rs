@@ -42,7 +42,7 @@ async fn by_hand(name: &str, helm: Helm) -> Result {
         let disk = release.disk(3).await?;
         let data = disk.content().await?;
         ensure!(data.iter().any(|path| path.ends_with(".wal")), "{name} has no data: {data:?}");
-        release.etcdctl(&["member", "remove", &old.id]).await?;
+        release.remove_member(&old.id).await?;
         let three = release.upgrade(3, &[]).await?;
         release.say(&format!("4 → 3 after etcdctl member remove, in {:.1} s", three.seconds()));
         until("its pod is gone", BACK, async || {

@@ -1,16 +1,20 @@
 //! What a person runs, by the command lines of docs/commands.md, to the letter.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tests::cluster::top;
 use tests::jobs::JobPod;
-use tests::process::{run, until};
+use tests::process::{Ended, run, until};
 use tests::release::{Release, now};
 
 /// For a Job to be scheduled, to compare and to end.
 pub const ENDS: Duration = Duration::from_secs(120);
+/// What the webhook saw counts for so long (`membership::guard::MAX_AGE`).
+pub const COUNTS: Duration = Duration::from_secs(10);
+/// For each replica to see what is so; on a busy machine the next answer takes a while.
+pub const SEEN: Duration = Duration::from_secs(90);
 /// What answers at once.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -23,8 +27,8 @@ pub fn documented(release: &Release, words: &str) -> anyhow::Result<String> {
     Ok(line.replace("-n N ", &format!("-n {} ", release.namespace)))
 }
 
-/// What `hook plan` answers, beside the webhook.
-pub async fn plan(release: &Release, count: usize) -> anyhow::Result<Value> {
+/// What `hook plan` answers; it looks for itself, beside a replica of the webhook.
+async fn plan(release: &Release, count: usize) -> anyhow::Result<Value> {
     let webhook = format!("deploy/{}", release.webhook());
     let asked = format!("--replicas={count}");
     let exec = ["-n", &release.namespace, "exec", &webhook, "--", "/hook", "plan", &asked, "-o", "json"];
@@ -33,10 +37,48 @@ pub async fn plan(release: &Release, count: usize) -> anyhow::Result<Value> {
     serde_json::from_str(line).with_context(|| told.printed())
 }
 
-/// That this plan would be admitted.
-pub fn goes(plan: &Value) -> anyhow::Result<()> {
-    ensure!(plan["admitted"] == true, "{plan}");
-    Ok(())
+/// What `kubectl scale` would be answered, by one of the webhook's replicas.
+pub async fn ask(release: &Release, count: usize) -> anyhow::Result<Ended> {
+    let (set, count) = (release.statefulset(), format!("--replicas={count}"));
+    let scale = ["-n", &release.namespace, "scale", "statefulset", &set, &count, "--dry-run=server"];
+    run("kubectl", scale, "", PATIENCE).await
+}
+
+/// Waits until the plan and every replica of the webhook refuse this count with these words: the plan's refusal, and what
+/// kubectl prints.
+pub async fn refused(release: &Release, count: usize, says: &str) -> anyhow::Result<(String, String)> {
+    until("it is refused", SEEN, async || {
+        let told = plan(release, count).await?;
+        let why = told["refusal"].as_str().unwrap_or_default();
+        ensure!(why.contains(says), "hook plan: {told}");
+        let asked = each_replica_answers(release, count, |it| !it.success && it.printed().contains(says)).await?;
+        Ok((why.to_owned(), asked.printed()))
+    })
+    .await
+}
+
+/// Waits until the plan and every replica of the webhook admit this count; the plan.
+pub async fn admitted(release: &Release, count: usize) -> anyhow::Result<Value> {
+    until("it is admitted", SEEN, async || {
+        let told = plan(release, count).await?;
+        ensure!(told["admitted"] == true, "hook plan: {told}");
+        each_replica_answers(release, count, |it| it.success).await?;
+        Ok(told)
+    })
+    .await
+}
+
+/// Each looks at etcd for itself, and what it saw counts for so long: whoever is asked after that has seen what the
+/// others have, or refuses as unknown.
+async fn each_replica_answers(release: &Release, count: usize, so: impl Fn(&Ended) -> bool) -> anyhow::Result<Ended> {
+    let began = Instant::now();
+    loop {
+        let asked = ask(release, count).await?;
+        ensure!(so(&asked), "{}", asked.printed());
+        if began.elapsed() > COUNTS {
+            return Ok(asked);
+        }
+    }
 }
 
 /// How a Job that validates ended.

@@ -37,7 +37,7 @@ async fn a_middle_member_removed_by_hand_joins_again() -> Result {
         let (mut staying, name) = (release.pods().await?, release.pod(1));
         let removed = staying.remove(&name).context("no second pod")?;
         let old = release.members().await?.into_iter().find(|member| member.name == name).context("no second")?;
-        release.etcdctl(&["member", "remove", &old.id]).await?;
+        release.remove_member(&old.id).await?;
         let gone = format!("{name} (member {}) is not listed any more: it was removed by hand", old.id);
         let refusal = refused(release, "drift-removed", &[&gone]).await?;
         planned_only(release, "drift-removed", &refusal, "reconcile", &gone).await?;

@@ -11,13 +11,11 @@ use tests::process::{self, Ended, run, until};
 use tests::release::{Helm, Release, Storage};
 use tests::scenario;
 
-use super::commands::{goes, plan, replace, validate};
+use super::commands::{SEEN, admitted, refused, replace, validate};
 use crate::said::{error, said};
 
 type Result = anyhow::Result<()>;
 
-/// What the webhook knows of the members is at most 10 s old; on a busy machine the next answer takes a while.
-pub const SEEN: Duration = Duration::from_secs(60);
 /// A Job, with the launcher's pauses before it.
 const JOB: Duration = Duration::from_secs(180);
 /// Keys of the load's kind, of a client that the load does not have: to the referee, a client's.
@@ -66,7 +64,7 @@ async fn alarms_refuse_and_only_the_one_may_be_lifted() -> Result {
         lift(release, "just do it").await?;
         is_refused(release, 5, "it has to be '<count>: <reason>'", "guard-override-wrong", &[]).await?;
         alarm(release, "DEACTIVATE", "NOSPACE").await?;
-        until("it is admitted again", SEEN, async || plan(release, 5).await.and_then(|it| goes(&it))).await
+        admitted(release, 5).await.map(drop)
     })
     .await
 }
@@ -80,11 +78,10 @@ async fn a_database_near_its_quota_refuses_a_newcomer_and_lets_one_leave() -> Re
         fill(release, OF_THE_QUOTA).await?;
         is_refused(release, 4, "% of its quota", "guard-quota", &quota).await?;
         // Down is none of the quota's business.
-        let down = plan(release, 2).await?;
-        goes(&down)?;
+        admitted(release, 2).await?;
         // Less in it, and it is admitted.
         empty(release, OF_THE_QUOTA).await?;
-        until("it is admitted again", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+        admitted(release, 4).await?;
         release.upgrade(4, &quota).await?;
         release.is_settled(4).await
     })
@@ -100,7 +97,7 @@ async fn a_database_that_a_newcomers_volume_does_not_hold_refuses_it() -> Result
         fill(release, OF_THE_VOLUME).await?;
         is_refused(release, 4, "a newcomer's volume of", "guard-volume", &small).await?;
         empty(release, OF_THE_VOLUME).await?;
-        until("it is admitted again", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+        admitted(release, 4).await?;
         // A volume that its claim could never be bound to: Helm's check says so, and nothing is made.
         let before = release.pods().await?;
         let tiny = [&small[..], &["--set", "pv.capacity=100Mi"]].concat();
@@ -125,12 +122,7 @@ async fn members_of_different_versions_refuse() -> Result {
         // Only this pod, not the template: no roll-out is under way, and the versions differ all the same.
         let image = format!("etcd={newer}");
         release.kubectl(&["set", "image", &format!("pod/{}", release.pod(2)), &image]).await?;
-        until("the newer one serves", SEEN, async || {
-            let told = plan(release, 4).await?;
-            ensure!(told["refusal"].as_str().is_some_and(|why| why.contains("different versions")), "{told}");
-            Ok(())
-        })
-        .await?;
+        refused(release, 4, "different versions").await?;
         until("the kubelet has told of the restart", SEEN, async || {
             let restarts = release.pods().await?[&release.pod(2)].restarts;
             ensure!(restarts == 1, "{restarts} restarts");
@@ -140,7 +132,7 @@ async fn members_of_different_versions_refuse() -> Result {
         is_refused(release, 4, "different versions", "guard-versions", &[]).await?;
         let older = format!("etcd={}", release.images.etcd);
         release.kubectl(&["set", "image", &format!("pod/{}", release.pod(2)), &older]).await?;
-        until("it is admitted again", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+        admitted(release, 4).await?;
         let four = release.upgrade(4, &[]).await;
         four.map(drop)?;
         release.is_settled(4).await
@@ -156,14 +148,12 @@ async fn a_person_is_warned_and_goes_on() -> Result {
         release.install(1, &[]).await?;
         fill(release, 80).await?;
         compact(release, 80).await?;
-        let two = until("it is told", SEEN, async || {
-            let told = plan(release, 2).await?;
-            let all = told["warnings"].to_string();
+        until("it is told", SEEN, async || {
+            let all = admitted(release, 2).await?["warnings"].to_string();
             ensure!(all.contains("defrag") && all.contains("3.5.20"), "{all}");
-            Ok(told)
+            Ok(())
         })
         .await?;
-        goes(&two)?;
         release.upgrade(2, &[]).await?;
         let event = event(release, "ScaleWarning").await?;
         said(release, "guard-warned-single", &event);
@@ -200,7 +190,7 @@ async fn members_that_are_numbered_otherwise_or_recorded_unreadably_refuse() -> 
         is_refused(release, 4, "has version 2", "guard-record", &[]).await?;
         is_refused(release, 2, "has version 2", "guard-record-down", &[]).await?;
         record(release, own).await?;
-        until("it is admitted again", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+        admitted(release, 4).await?;
         release.upgrade(4, &[]).await?;
         release.is_settled(4).await
     })
@@ -224,7 +214,7 @@ async fn a_member_at_another_revision_than_it_can_be_at_refuses() -> Result {
         };
         // By 7 936 revisions the status of a busy etcd can be off.
         apart("\\x00\\x61", "\\x1f\\x61").await?;
-        until("it is admitted", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+        admitted(release, 4).await?;
         // Not by 32 512.
         apart("\\x1f\\x61", "\\x7f\\x61").await?;
         is_refused(release, 4, "revisions more than", "guard-apart", &[]).await?;
@@ -237,7 +227,7 @@ async fn a_member_at_another_revision_than_it_can_be_at_refuses() -> Result {
         ensure!(found.exit_code == 3 && found.json()?["replace"] == release.pod(1), "{found:?}");
         let replaced = replace(release, 1, ",\"--even-if-it-serves\",\"--yes\"", "replace").await?;
         ensure!(replaced.exit_code == 0, "{replaced:?}");
-        until("it is admitted again", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+        admitted(release, 4).await?;
         release.upgrade(4, &[]).await?;
         release.is_settled(4).await
     })
@@ -260,14 +250,8 @@ async fn while_a_lower_ordinal_has_no_member_no_other_joins() -> Result {
             // Its volume is on that node, so its pod, made again, has no other.
             unlabel(&node, place).await?;
             let second = release.members().await?.into_iter().find(|member| member.name == name);
-            release.etcdctl(&["member", "remove", &second.context("no second member")?.id]).await?;
-            let drifted = until("the webhook has seen it", SEEN, async || {
-                let told = plan(release, 4).await?;
-                let refusal = told["refusal"].as_str().unwrap_or_default();
-                ensure!(refusal.contains("it was removed by hand"), "{told}");
-                Ok(refusal.to_owned())
-            })
-            .await?;
+            release.remove_member(&second.context("no second member")?.id).await?;
+            let (drifted, _) = refused(release, 4, "it was removed by hand").await?;
             let dropped = release.run_named(&drifted, "reconcile", true).await?;
             ensure!(dropped.exit_code == 0, "{dropped:?}");
             // The launcher works on it meanwhile, and the StatefulSet says so; who is a member, and how many are wanted,
@@ -281,7 +265,7 @@ async fn while_a_lower_ordinal_has_no_member_no_other_joins() -> Result {
             ensure!(state().await? == before, "a refused request changed something");
             label(&node, place).await?;
             until("it has joined again", JOB, async || release.is_settled(3).await).await?;
-            until("it is admitted again", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+            admitted(release, 4).await?;
             release.upgrade(4, &options).await?;
             release.is_settled(4).await
         })
@@ -384,17 +368,9 @@ async fn is_refused(release: &Release, count: usize, says: &str, name: &str, val
 /// Refused by the plan, by `kubectl scale`, by a patch of the StatefulSet and by Helm, each with the same sentence.
 async fn refused_each_way(release: &Release, count: usize, says: &str, name: &str, values: &[&str]) -> Result {
     let set = release.statefulset();
-    let scaled = until("kubectl scale is refused", SEEN, async || {
-        // Asked first, so that what is not yet known changes nothing.
-        let told = plan(release, count).await?;
-        let why = told["refusal"].as_str().unwrap_or_default();
-        ensure!(why.contains(says), "hook plan: {told}");
-        let scaled = dry(release, &["scale", "statefulset", &set, &format!("--replicas={count}")]).await?;
-        ensure!(!scaled.success && scaled.printed().contains(says), "{}", scaled.printed());
-        Ok(scaled)
-    })
-    .await?;
-    said(release, name, &scaled.printed());
+    // Asked first, so that what is not yet known changes nothing.
+    let (_, printed) = refused(release, count, says).await?;
+    said(release, name, &printed);
     let real = scale(release, count).await?;
     ensure!(!real.success && real.printed().contains(says), "{}", real.printed());
     let patch = json!({ "spec": { "replicas": count } }).to_string();
@@ -407,11 +383,6 @@ async fn refused_each_way(release: &Release, count: usize, says: &str, name: &st
 
 async fn scale(release: &Release, count: usize) -> anyhow::Result<Ended> {
     kubectl(release, &["scale", "statefulset", &release.statefulset(), &format!("--replicas={count}")]).await
-}
-
-/// `kubectl` without changing anything.
-pub async fn dry(release: &Release, arguments: &[&str]) -> anyhow::Result<Ended> {
-    kubectl(release, &[arguments, &["--dry-run=server"]].concat()).await
 }
 
 async fn kubectl(release: &Release, arguments: &[&str]) -> anyhow::Result<Ended> {

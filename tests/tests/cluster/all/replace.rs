@@ -203,6 +203,10 @@ async fn replaced(release: &Release, load: &Load<'_>, ordinal: usize, options: &
     ensure!(done.exit_code == 0, "it ended with {done:?}");
     until("it has joined again", REPLACED, async || release.is_settled(3).await).await?;
     release.say(&format!("{name} is replaced in {} s: {}", done.seconds, done.message));
+    // The controller makes a claim with each pod: the newcomer's is left alone.
+    let events = release.events_since(from).await?;
+    let removed: Vec<_> = events.iter().filter(|event| event.reason == "ClaimRemoved").collect();
+    ensure!(removed.len() == 1, "claims were removed: {removed:?}");
     let (pods, members) = (release.pods().await?, release.members().await?);
     ensure!(pods[&name].uid != lost.uid, "{name} was not made again");
     ensure!(members.iter().all(|member| member.id != old), "member {old} is back: {members:?}");

@@ -5,23 +5,22 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use serde_json::json;
 use tests::cluster::is_bed;
 use tests::faults::{Running, freeze_container, thaw_container};
 use tests::fill::rewrite;
-use tests::process::{Ended, until};
+use tests::process::until;
 use tests::release::{Helm, Release};
 use tests::scenario;
 
-use super::commands::{goes, plan};
-use super::guard::{SEEN, dry};
+use super::commands::{COUNTS, SEEN, admitted, ask};
 use super::leaving::leads;
 use crate::said::said;
 
 type Result = anyhow::Result<()>;
 
-/// What the webhook saw counts for so long (`membership::guard::MAX_AGE`).
-const COUNTS: Duration = Duration::from_secs(10);
 /// Twice what makes a member one that is behind (`membership::guard::condition::MOST_APART`): it catches up while it is
 /// looked at.
 const APART: usize = 20_000;
@@ -31,7 +30,9 @@ const KEY: &str = "traffic/908/0000000000";
 const TRIES: usize = 12;
 /// The webhook looks every two seconds, and an answer may take one and a half, twice.
 const MOMENT: Duration = Duration::from_secs(6);
-/// How often it looks, and parts of that, in milliseconds.
+/// How often it is asked then.
+const ASKED: Duration = Duration::from_millis(150);
+/// How often the webhook looks, and parts of that, in milliseconds.
 const LOOKS: u64 = 2000;
 const PART: u64 = 600;
 /// A pod of the webhook, made again, and the moment after it.
@@ -53,9 +54,9 @@ async fn what_was_seen_too_long_ago_or_never_is_unknown_and_refused() -> Result 
         release.kubectl(&["patch", "deployment", &release.webhook(), "-p", &often]).await?;
         release.webhook_is_whole().await?;
         let replica = release.one_webhook().await?;
-        until("the webhook has seen them", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+        admitted(release, 4).await?;
         let old = sought(release, "last seen", MOMENT, async || {
-            until("it is admitted", SEEN, async || ask(release).await?.ok().map(drop)).await?;
+            until("it is admitted", SEEN, async || ask(release, 4).await?.ok().map(drop)).await?;
             let webhook = [release.running(&replica, "webhook").await?];
             freeze(&webhook).await?;
             // The time itself, and not for want of a better sign.
@@ -69,7 +70,7 @@ async fn what_was_seen_too_long_ago_or_never_is_unknown_and_refused() -> Result 
         .await?;
         said(release, "guard-health-is-old", &old);
         let none = sought(release, "not known yet", RESTART, async || {
-            until("it is admitted", SEEN, async || ask(release).await?.ok().map(drop)).await?;
+            until("it is admitted", SEEN, async || ask(release, 4).await?.ok().map(drop)).await?;
             release.one_webhook().await?;
             let members = members(release).await?;
             freeze(&members).await?;
@@ -80,7 +81,7 @@ async fn what_was_seen_too_long_ago_or_never_is_unknown_and_refused() -> Result 
         })
         .await?;
         said(release, "guard-health-is-not-known-yet", &none);
-        until("it is admitted again", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+        admitted(release, 4).await?;
         release.upgrade(4, &[]).await?;
         release.is_settled(4).await
     })
@@ -103,7 +104,7 @@ async fn a_member_that_is_thousands_of_revisions_behind_refuses() -> Result {
         let pause = Cell::new(PART);
         let others: Vec<String> = [0, 2].map(|ordinal| format!("http://{}:2379", release.host(ordinal))).into();
         let refused = sought(release, "revisions behind", MOMENT, async || {
-            until("it is admitted", SEEN, async || ask(release).await?.ok().map(drop)).await?;
+            until("it is admitted", SEEN, async || ask(release, 4).await?.ok().map(drop)).await?;
             if release.leader().await? == behind {
                 leads(release, 0).await?;
             }
@@ -112,7 +113,7 @@ async fn a_member_that_is_thousands_of_revisions_behind_refuses() -> Result {
             let written = async {
                 rewrite(&others, KEY, APART).await?;
                 until("the webhook has looked since", SEEN, async || {
-                    let told = ask(release).await?.printed();
+                    let told = ask(release, 4).await?.printed();
                     ensure!(told.contains("no answer within"), "{told}");
                     Ok(())
                 })
@@ -129,7 +130,7 @@ async fn a_member_that_is_thousands_of_revisions_behind_refuses() -> Result {
         })
         .await?;
         said(release, "guard-behind", &refused);
-        until("it has caught up", SEEN, async || plan(release, 4).await.and_then(|it| goes(&it))).await?;
+        admitted(release, 4).await?;
         release.upgrade(4, &[]).await?;
         release.is_settled(4).await
     })
@@ -156,7 +157,8 @@ async fn sought(
     bail!("no answer says {says:?}; they were {told:#?}")
 }
 
-/// Asks until it is told, or the moment is over.
+/// Asks again and again until it is told, or the moment is over. An answer is not waited for: one that a replica which is
+/// gone was asked for takes five seconds, and the moment is shorter.
 async fn in_the_moment(
     release: &Release,
     says: &str,
@@ -165,13 +167,20 @@ async fn in_the_moment(
     told: &mut Vec<String>,
 ) -> anyhow::Result<Option<String>> {
     let end = Instant::now() + moment;
+    let (mut asks, mut asked) = (tokio::time::interval(ASKED), FuturesUnordered::new());
     while Instant::now() < end {
-        let asked = ask(release).await?;
-        let printed = asked.printed();
+        let answer = tokio::select! {
+            _ = asks.tick() => {
+                asked.push(ask(release, 4));
+                continue;
+            }
+            Some(answer) = asked.next() => answer?,
+        };
+        let printed = answer.printed();
         if printed.contains(says) {
             return Ok(Some(printed));
         }
-        ensure!(!silent || !asked.success, "it was admitted while no member answers");
+        ensure!(!silent || !answer.success, "it was admitted while no member answers");
         let over = silent && printed.contains("no answer within");
         if told.last() != Some(&printed) {
             told.push(printed);
@@ -181,10 +190,6 @@ async fn in_the_moment(
         }
     }
     Ok(None)
-}
-
-async fn ask(release: &Release) -> anyhow::Result<Ended> {
-    dry(release, &["scale", "statefulset", &release.statefulset(), "--replicas=4"]).await
 }
 
 async fn members(release: &Release) -> anyhow::Result<Vec<Running>> {
