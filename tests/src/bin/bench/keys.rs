@@ -80,6 +80,9 @@ async fn measure(releases: &[Release; 2], files: &Path, numbers: &mut Numbers) -
     how_it_grows(&once, &twice, numbers).await
 }
 
+/// What etcdctl reads all keys with.
+const ALL: [&str; 3] = ["get", "", "--prefix"];
+
 /// `hook validate` beside etcdctl.
 async fn hashes(cluster: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<()> {
     let (theirs, ours) = cluster.in_turns(&["endpoint", "hashkv"], &["validate"]).await?;
@@ -92,7 +95,7 @@ async fn hashes(cluster: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<(
 
 /// `hook validate --keys` beside etcdctl.
 async fn all_keys(cluster: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<()> {
-    let (theirs, ours) = cluster.in_turns(&["get", "", "--prefix"], &["validate", "--keys"]).await?;
+    let (theirs, ours) = cluster.in_turns(&ALL, &["validate", "--keys"]).await?;
     numbers.told("four etcdctl get --prefix \"\", the longest", theirs, "s", None);
     numbers.told("hook validate --keys", ours.median(), "s", None);
     numbers.told("hook validate --keys to etcdctl get", ours.median() / theirs, "", Some(DIFF));
@@ -121,13 +124,18 @@ async fn snapshots(cluster: &Filled<'_>, files: &Path, numbers: &mut Numbers) ->
 /// Once and twice the keys, in turns: members of the same age, in the same minutes of the machine.
 async fn how_it_grows(once: &Filled<'_>, twice: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<()> {
     let (mut short, mut long) = (Runs::default(), Runs::default());
+    let (mut theirs_short, mut theirs_long) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         short.add(once.hook(&["validate", "--keys"]).await?);
         long.add(twice.hook(&["validate", "--keys"]).await?);
+        theirs_short.push(on_each(&once.members, &ALL).await?);
+        theirs_long.push(on_each(&twice.members, &ALL).await?);
     }
     numbers.told("hook validate --keys, beside twice the keys", short.median(), "s", None);
     numbers.told("hook validate --keys of twice the keys", long.median(), "s", None);
     numbers.told("twice the keys to once", long.median() / short.median(), "", Some(TWICE));
+    // What of it is etcd's own.
+    numbers.told("twice the keys to once, etcdctl get", median(theirs_long) / median(theirs_short), "", None);
     numbers.told("resident memory of twice the keys, peak", long.peak()?, "MiB", Some(DIFF_MEMORY));
     Ok(())
 }
