@@ -131,6 +131,8 @@ async fn how_it_grows(once: &Filled<'_>, twice: &Filled<'_>, numbers: &mut Numbe
         theirs_short.push(on_each(&once.members, &ALL).await?);
         theirs_long.push(on_each(&twice.members, &ALL).await?);
     }
+    println!("in turns, in s: once {}, twice {}", each(&short.seconds), each(&long.seconds));
+    println!("in turns, in s: etcdctl once {}, twice {}", each(&theirs_short), each(&theirs_long));
     numbers.told("hook validate --keys, beside twice the keys", short.median(), "s", None);
     numbers.told("hook validate --keys of twice the keys", long.median(), "s", None);
     numbers.told("twice the keys to once", long.median() / short.median(), "", Some(TWICE));
@@ -163,6 +165,7 @@ impl<'a> Filled<'a> {
             etcdctl.push(on_each(&self.members, theirs).await?);
             hook.add(self.hook(ours).await?);
         }
+        println!("in turns, in s: etcdctl {}, hook {}", each(&etcdctl), each(&hook.seconds));
         Ok((median(etcdctl), hook))
     }
 
@@ -196,6 +199,11 @@ impl Runs {
     fn peak(&self) -> anyhow::Result<f64> {
         self.peak.map(mib).context("no process was seen")
     }
+}
+
+/// Each of them, for whoever asks why a median is what it is.
+fn each(numbers: &[f64]) -> String {
+    numbers.iter().map(|number| format!("{number:.2}")).collect::<Vec<_>>().join(" ")
 }
 
 fn median(mut numbers: Vec<f64>) -> f64 {
