@@ -6,9 +6,9 @@
 //! is done under, [`members`] what etcd and its pods look like, [`jobs`] what our Jobs left
 //! behind, [`fill`] keys by the million, [`rolls`] what happened to pods while something rolled, [`faults`], [`disk`] and
 //! [`webhook`] what goes wrong on purpose, [`dump`] what is printed when a scenario fails.
-//! [`objects`] reads what Kubernetes has, [`places`] says which nodes members may be on. [`foreign`] is an etcd that is not the release's, [`set`]
-//! the StatefulSet as a manifest that is deleted and created again, [`one_etcd`] a process without
-//! Kubernetes.
+//! [`objects`] reads what Kubernetes has, [`places`] says which nodes members may be on. [`foreign`]
+//! is an etcd that is not the release's, [`set`] the StatefulSet as a manifest that is deleted and
+//! created again, [`one_etcd`] a process without Kubernetes.
 
 pub mod cluster;
 pub mod disk;
