@@ -187,22 +187,6 @@ pub async fn start_api_server() -> anyhow::Result<()> {
     control_plane(&["start", "kube-apiserver"]).await
 }
 
-/// Stops all processes of a node of the bed where they are.
-///
-/// # Errors
-/// When it does not run.
-pub async fn freeze_node(name: &str) -> anyhow::Result<()> {
-    node(name, &["freeze"]).await.map(drop)
-}
-
-/// Lets them go on.
-///
-/// # Errors
-/// When it does not run.
-pub async fn thaw_node(name: &str) -> anyhow::Result<()> {
-    node(name, &["thaw"]).await.map(drop)
-}
-
 /// Takes the network link of a node of the bed down: its processes run on and reach nobody.
 ///
 /// # Errors
