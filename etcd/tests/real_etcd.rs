@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use etcd::{DataDir, Member, Refusal, identify};
+use etcd::{CallError, DataDir, Member, Refusal, identify};
 use membership::record::Id;
 use membership::version::JoinAs;
 
@@ -73,6 +73,20 @@ async fn serving(etcd: &Etcd) -> membership::observed::Answer {
     }
 }
 
+/// etcd's answer to a change, asked again where it did not tell: one that is asked for in the moment in which another was
+/// answered may be dropped without a word (etcd issue 14040), and nothing comes before the deadline.
+async fn answered<T>(change: impl AsyncFn() -> Result<T, CallError>) -> Result<T, CallError> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match change().await {
+            Err(error) if error.refusal() == Refusal::Unknown && Instant::now() < deadline => {
+                println!("again: {error}");
+            }
+            answer => return answer,
+        }
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs etcd: make test"]
 async fn a_members_answer_and_its_data_directory_tell_the_same_ids() {
@@ -98,15 +112,25 @@ async fn a_learner_that_never_starts_is_added_refused_promotion_and_removed() {
     let list = member.answer().await.unwrap().list.unwrap();
     let added = list.iter().find(|listed| listed.id == id).unwrap();
     assert!(added.learner && !added.started());
-    assert_eq!(member.add(&url, JoinAs::Learner).await.unwrap_err().refusal(), Refusal::AlreadyExists);
-    let other = member.add(&free_url(), JoinAs::Learner).await.unwrap_err();
+    let again = answered(|| member.add(&url, JoinAs::Learner)).await.unwrap_err();
+    assert_eq!(again.refusal(), Refusal::AlreadyExists, "{again}");
+    let other = free_url();
+    let other = answered(|| member.add(&other, JoinAs::Learner)).await.unwrap_err();
     assert_eq!(other.refusal(), Refusal::TooManyLearners, "{other}");
-    let promoted = member.promote(id).await.unwrap_err();
+    let promoted = answered(|| member.promote(id)).await.unwrap_err();
     assert_eq!(promoted.refusal(), Refusal::LearnerNotReady, "{promoted}");
-    assert_eq!(member.promote(before.member).await.unwrap_err().refusal(), Refusal::AlreadyVoter);
-    member.remove(id).await.unwrap();
-    assert_eq!(member.remove(id).await.unwrap_err().refusal(), Refusal::NotFound);
-    assert_eq!(member.remove(Id(1)).await.unwrap_err().refusal(), Refusal::NotFound);
+    let voter = answered(|| member.promote(before.member)).await.unwrap_err();
+    assert_eq!(voter.refusal(), Refusal::AlreadyVoter, "{voter}");
+    // An answer that came too late is not told twice.
+    let removed = answered(|| member.remove(id)).await;
+    assert!(
+        removed.as_ref().map_or_else(CallError::refusal, |()| Refusal::NotFound) == Refusal::NotFound,
+        "{removed:?}"
+    );
+    for gone in [id, Id(1)] {
+        let error = answered(|| member.remove(gone)).await.unwrap_err();
+        assert_eq!(error.refusal(), Refusal::NotFound, "{error}");
+    }
     assert_eq!(member.answer().await.unwrap().list, before.list);
 }
 
