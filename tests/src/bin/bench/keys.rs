@@ -1,4 +1,5 @@
-//! What `hook validate` and `hook snapshot` take beside etcdctl, on the same members and keys, in turns. Each is the
+//! What `hook validate` and `hook snapshot` take beside etcdctl, on the same members and keys, in turns, and the other
+//! one first in every second turn: what one leaves behind for etcd to clear away, the other meets as often. Each is the
 //! released program, started beside the control plane: no pod's start is measured.
 
 use std::path::Path;
@@ -24,6 +25,8 @@ const KEYS: u64 = 1_000_000;
 const VALUE: usize = 100;
 /// The median of so many runs counts.
 const ROUNDS: usize = 7;
+/// Of the hashes, which take a second or two: the median of seven moves by a fifth from one time to the next.
+const HASH_ROUNDS: usize = 21;
 /// For any one program.
 const ENDS: Duration = Duration::from_secs(300);
 
@@ -73,7 +76,9 @@ async fn measure(releases: &[Release; 2], files: &Path, numbers: &mut Numbers) -
     };
     let once = Filled::with(&releases[0], keys).await?;
     let twice = Filled::with(&releases[1], 2 * keys).await?;
-    println!("\n{MEMBERS} members with {keys} keys of {VALUE} bytes: medians of {ROUNDS} runs in turns");
+    println!(
+        "\n{MEMBERS} members with {keys} keys of {VALUE} bytes: medians of {ROUNDS} runs in turns, of hashes {HASH_ROUNDS}"
+    );
     hashes(&once, numbers).await?;
     all_keys(&once, numbers).await?;
     snapshots(&once, files, numbers).await?;
@@ -85,7 +90,7 @@ const ALL: [&str; 3] = ["get", "", "--prefix"];
 
 /// `hook validate` beside etcdctl.
 async fn hashes(cluster: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<()> {
-    let (theirs, ours) = cluster.in_turns(&["endpoint", "hashkv"], &["validate"]).await?;
+    let (theirs, ours) = cluster.in_turns(HASH_ROUNDS, &["endpoint", "hashkv"], &["validate"]).await?;
     numbers.told("four etcdctl endpoint hashkv", theirs, "s", None);
     numbers.told("hook validate", ours.median(), "s", None);
     numbers.told("hook validate to etcdctl endpoint hashkv", ours.median() / theirs, "", Some(VALIDATE));
@@ -95,7 +100,7 @@ async fn hashes(cluster: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<(
 
 /// `hook validate --keys` beside etcdctl.
 async fn all_keys(cluster: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<()> {
-    let (theirs, ours) = cluster.in_turns(&ALL, &["validate", "--keys"]).await?;
+    let (theirs, ours) = cluster.in_turns(ROUNDS, &ALL, &["validate", "--keys"]).await?;
     numbers.told("four etcdctl get --prefix \"\", the longest", theirs, "s", None);
     numbers.told("hook validate --keys", ours.median(), "s", None);
     numbers.told("hook validate --keys to etcdctl get", ours.median() / theirs, "", Some(DIFF));
@@ -106,12 +111,18 @@ async fn all_keys(cluster: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result
 /// `hook snapshot` beside etcdctl.
 async fn snapshots(cluster: &Filled<'_>, files: &Path, numbers: &mut Numbers) -> anyhow::Result<()> {
     let (mut theirs, mut ours) = (Vec::new(), Runs::default());
-    for round in 0..ROUNDS {
-        let file = files.join(format!("theirs-{round}.db"));
-        theirs.push(run(etcdctl(&cluster.members[0], &["snapshot", "save", &file.to_string_lossy()])).await?.0);
-        std::fs::remove_file(&file).with_context(|| format!("etcdctl saved no {}", file.display()))?;
-        // The newest stays: its size is looked at.
-        ours.add(cluster.hook(&["snapshot", "--keep=1", &format!("--dir={}", files.display())]).await?);
+    let file = files.join("theirs.db");
+    for turn in turns(ROUNDS) {
+        match turn {
+            Turn::First => {
+                theirs.push(run(etcdctl(&cluster.members[0], &["snapshot", "save", &file.to_string_lossy()])).await?.0);
+                std::fs::remove_file(&file).with_context(|| format!("etcdctl saved no {}", file.display()))?;
+            }
+            // The newest stays: its size is looked at.
+            Turn::Second => {
+                ours.add(cluster.hook(&["snapshot", "--keep=1", &format!("--dir={}", files.display())]).await?);
+            }
+        }
     }
     let (size, theirs) = (snapshot_size(files)?, median(theirs));
     numbers.told("etcdctl snapshot save", size / theirs, "MB/s", None);
@@ -125,11 +136,13 @@ async fn snapshots(cluster: &Filled<'_>, files: &Path, numbers: &mut Numbers) ->
 async fn how_it_grows(once: &Filled<'_>, twice: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<()> {
     let (mut short, mut long) = (Runs::default(), Runs::default());
     let (mut theirs_short, mut theirs_long) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        short.add(once.hook(&["validate", "--keys"]).await?);
-        long.add(twice.hook(&["validate", "--keys"]).await?);
-        theirs_short.push(on_each(&once.members, &ALL).await?);
-        theirs_long.push(on_each(&twice.members, &ALL).await?);
+    for turn in turns(ROUNDS) {
+        let (cluster, ours, theirs) = match turn {
+            Turn::First => (once, &mut short, &mut theirs_short),
+            Turn::Second => (twice, &mut long, &mut theirs_long),
+        };
+        ours.add(cluster.hook(&["validate", "--keys"]).await?);
+        theirs.push(on_each(&cluster.members, &ALL).await?);
     }
     println!("in turns, in s: once {}, twice {}", each(&short.seconds), each(&long.seconds));
     println!("in turns, in s: etcdctl once {}, twice {}", each(&theirs_short), each(&theirs_long));
@@ -159,11 +172,13 @@ impl<'a> Filled<'a> {
     }
 
     /// etcdctl on each member side by side, and our command: the median of theirs, and ours.
-    async fn in_turns(&self, theirs: &[&str], ours: &[&str]) -> anyhow::Result<(f64, Runs)> {
+    async fn in_turns(&self, rounds: usize, theirs: &[&str], ours: &[&str]) -> anyhow::Result<(f64, Runs)> {
         let (mut etcdctl, mut hook) = (Vec::new(), Runs::default());
-        for _ in 0..ROUNDS {
-            etcdctl.push(on_each(&self.members, theirs).await?);
-            hook.add(self.hook(ours).await?);
+        for turn in turns(rounds) {
+            match turn {
+                Turn::First => etcdctl.push(on_each(&self.members, theirs).await?),
+                Turn::Second => hook.add(self.hook(ours).await?),
+            }
         }
         println!("in turns, in s: etcdctl {}, hook {}", each(&etcdctl), each(&hook.seconds));
         Ok((median(etcdctl), hook))
@@ -176,6 +191,19 @@ impl<'a> Filled<'a> {
         command.arg(format!("--statefulset={}", self.release.statefulset()));
         run(command).await
     }
+}
+
+/// Whose turn it is, of two that are measured beside each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Turn {
+    First,
+    Second,
+}
+
+/// So many for each, in pairs; every second pair begins with the second one.
+fn turns(rounds: usize) -> impl Iterator<Item = Turn> {
+    let pair = |round| if round % 2 == 0 { [Turn::First, Turn::Second] } else { [Turn::Second, Turn::First] };
+    (0..rounds).flat_map(pair)
 }
 
 /// What the runs of one command took.
