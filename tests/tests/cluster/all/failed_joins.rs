@@ -2,6 +2,7 @@
 //! count is left to a person. Repaired, the launcher finishes; when it gives up, it says how to go on.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -24,6 +25,8 @@ type Result = anyhow::Result<()>;
 
 /// A join's time: past the third start of a container that fails at once, in the middle of the pause before the fourth.
 const SHORT: [&str; 2] = ["--set", "hook.joinDeadlineSeconds=50"];
+/// What is waited of it, in seconds: a second more for each 4 MB of a database that the load's minutes make.
+const WAITED: RangeInclusive<u64> = 50..=70;
 /// The launcher's pauses, a pod that is made again, and a join on a busy machine.
 const BY_ITSELF: Duration = Duration::from_secs(420);
 /// Some 300 keys a second are put.
@@ -180,6 +183,8 @@ async fn did_not_join(release: &Release, name: &str, before: &Before, job: &Job<
     let pod = job.fails().await?;
     ensure!(pod.exit_code == 1 && pod.message.lines().count() == 1, "it ended with {pod:?}");
     said(release, name, &pod.message);
+    let waited = pod.message.split("within ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+    ensure!(waited.is_some_and(|seconds| WAITED.contains(&seconds)), "it waited {waited:?} s: {}", pod.message);
     // The launcher may be at its next attempt already.
     until("all is as before", BY_ITSELF, async || before.is_still_so(release).await).await?;
     let events = release.events_since(from).await?;
