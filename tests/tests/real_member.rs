@@ -1,4 +1,4 @@
-//! The crate against real etcd processes. `ETCD` names the binary; `make test` sets it to each
+//! The `etcd` crate against real etcd processes. `ETCD` names the binary; `make test` sets it to each
 //! version that the bed has.
 
 // clippy.toml lets tests unwrap, and does not count their own helpers as tests.
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use etcd::{CallError, DataDir, Member, Refusal, identify};
 use membership::record::Id;
 use membership::version::JoinAs;
+use tests::one_etcd::free_url;
 
 /// One etcd on loopback, killed when dropped.
 struct Etcd {
@@ -36,14 +37,9 @@ impl Etcd {
     }
 }
 
-fn free_url() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
-}
-
 fn start() -> Etcd {
-    let peer = free_url();
-    run("one", &peer, &format!("one={peer}"), &free_url(), tempfile::tempdir().unwrap())
+    let peer = free_url().unwrap();
+    run("one", &peer, &format!("one={peer}"), &free_url().unwrap(), tempfile::tempdir().unwrap())
 }
 
 fn run(name: &str, peer: &str, initial_cluster: &str, url: &str, dir: tempfile::TempDir) -> Etcd {
@@ -107,14 +103,14 @@ async fn a_learner_that_never_starts_is_added_refused_promotion_and_removed() {
     let etcd = start();
     let before = serving(&etcd).await;
     let member = Member::at(&etcd.url, Duration::from_secs(5)).await.unwrap();
-    let url = free_url();
+    let url = free_url().unwrap();
     let id = member.add(&url, JoinAs::Learner).await.unwrap();
     let list = member.answer().await.unwrap().list.unwrap();
     let added = list.iter().find(|listed| listed.id == id).unwrap();
     assert!(added.learner && !added.started());
     let again = answered(|| member.add(&url, JoinAs::Learner)).await.unwrap_err();
     assert_eq!(again.refusal(), Refusal::AlreadyExists, "{again}");
-    let other = free_url();
+    let other = free_url().unwrap();
     let other = answered(|| member.add(&other, JoinAs::Learner)).await.unwrap_err();
     assert_eq!(other.refusal(), Refusal::TooManyLearners, "{other}");
     let promoted = answered(|| member.promote(id)).await.unwrap_err();
@@ -138,11 +134,11 @@ async fn a_learner_that_never_starts_is_added_refused_promotion_and_removed() {
 #[tokio::test]
 #[ignore = "needs etcd: make test"]
 async fn the_last_of_two_serves_again_though_it_was_killed_right_after_the_removal() {
-    let peers = [free_url(), free_url()];
+    let peers = [free_url().unwrap(), free_url().unwrap()];
     let cluster = format!("stays={},goes={}", peers[0], peers[1]);
     let start = |name, peer: &str, url: &str, dir| run(name, peer, &cluster, url, dir);
-    let mut stays = start("stays", &peers[0], &free_url(), tempfile::tempdir().unwrap());
-    let mut goes = start("goes", &peers[1], &free_url(), tempfile::tempdir().unwrap());
+    let mut stays = start("stays", &peers[0], &free_url().unwrap(), tempfile::tempdir().unwrap());
+    let mut goes = start("goes", &peers[1], &free_url().unwrap(), tempfile::tempdir().unwrap());
     let (id, removed) = (serving(&stays).await.member, serving(&goes).await.member);
     let member = Member::at(&stays.url, Duration::from_secs(5)).await.unwrap();
     let other = Member::at(&goes.url, Duration::from_secs(5)).await.unwrap();
@@ -169,7 +165,7 @@ async fn the_last_of_two_serves_again_though_it_was_killed_right_after_the_remov
 #[ignore = "needs etcd: make test"]
 async fn nobody_there_is_said_at_once_and_a_silent_one_at_the_deadline() {
     let began = Instant::now();
-    let error = Member::at(&free_url(), Duration::from_secs(20)).await.unwrap().answer().await.unwrap_err();
+    let error = Member::at(&free_url().unwrap(), Duration::from_secs(20)).await.unwrap().answer().await.unwrap_err();
     assert!(began.elapsed() < Duration::from_secs(10), "{error}");
     assert!(error.to_string().contains("refused"), "{error}");
     // Accepts and says nothing, as a frozen member does.

@@ -10,13 +10,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use etcd::{Counts, Diff, Kind, Limits, Member, Verdict, diff, validate_at};
 use etcd_client::{Client, CompactionOptions};
+use tests::one_etcd::free_url;
 
 /// `KEYS`: how many. By itself more than a few pages, and the differences are far apart.
 fn keys() -> usize {
@@ -34,6 +35,8 @@ struct Cluster {
 
 struct Process {
     command: Vec<String>,
+    /// What it says.
+    log: PathBuf,
     process: Child,
     client: String,
 }
@@ -46,11 +49,21 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn start(command: Vec<String>, client: String) -> Self {
+    fn start(command: Vec<String>, log: PathBuf, client: String) -> Self {
         let mut start = Command::new(&command[0]);
-        start.args(&command[1..]).stdout(Stdio::null()).stderr(Stdio::null());
+        start.args(&command[1..]).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
         let process = start.spawn().unwrap();
-        Self { command, process, client }
+        Self { command, log, process, client }
+    }
+
+    /// Waits until it answers a linearizable read.
+    async fn serves(&mut self, deadline: Instant) {
+        while let Err(error) = Member::at(&self.client, Duration::from_secs(2)).await.unwrap().answer().await {
+            let ended = self.process.try_wait().unwrap();
+            let over = ended.is_some() || Instant::now() >= deadline;
+            assert!(!over, "{error}; ended: {ended:?}; it said:\n{}", std::fs::read_to_string(&self.log).unwrap());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Stops it as Kubernetes does, so that its database holds all that it has applied.
@@ -68,7 +81,7 @@ impl Cluster {
     async fn start() -> Self {
         let binary = std::env::var("ETCD").expect("ETCD names the etcd binary");
         let dir = tempfile::tempdir().unwrap();
-        let urls: Vec<[String; 2]> = (0..3).map(|_| [free_url(), free_url()]).collect();
+        let urls: Vec<[String; 2]> = (0..3).map(|_| [free_url().unwrap(), free_url().unwrap()]).collect();
         let peers: Vec<String> = (0..).zip(&urls).map(|(number, [_, peer])| format!("e-{number}={peer}")).collect();
         let members = (0..).zip(&urls).map(|(number, [client, peer])| {
             let data = data(dir.path(), number).to_string_lossy().into_owned();
@@ -82,9 +95,10 @@ impl Cluster {
                 ("initial-cluster", peers.join(",")),
             ];
             let flags = flags.into_iter().flat_map(|(flag, value)| [format!("--{flag}"), value]);
-            Process::start([binary.clone()].into_iter().chain(flags).collect(), client.clone())
+            let log = dir.path().join(format!("{number}.log"));
+            Process::start([binary.clone()].into_iter().chain(flags).collect(), log, client.clone())
         });
-        let cluster = Self { members: members.collect(), dir };
+        let mut cluster = Self { members: members.collect(), dir };
         cluster.serving().await;
         cluster
     }
@@ -93,14 +107,10 @@ impl Cluster {
         (0..).zip(self.members.iter().map(|member| member.client.clone())).collect()
     }
 
-    /// Waits until every member answers a linearizable read.
-    async fn serving(&self) {
+    async fn serving(&mut self) {
         let deadline = Instant::now() + PATIENCE;
-        for url in self.urls().values() {
-            while let Err(error) = Member::at(url, Duration::from_secs(2)).await.unwrap().answer().await {
-                assert!(Instant::now() < deadline, "{error}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+        for member in &mut self.members {
+            member.serves(deadline).await;
         }
     }
 
@@ -111,8 +121,8 @@ impl Cluster {
         let mut database = std::fs::read(&path).unwrap();
         edit(&mut database);
         std::fs::write(&path, database).unwrap();
-        let Process { command, client, .. } = &self.members[number];
-        self.members[number] = Process::start(command.clone(), client.clone());
+        let Process { command, log, client, .. } = &self.members[number];
+        self.members[number] = Process::start(command.clone(), log.clone(), client.clone());
         self.serving().await;
     }
 
@@ -128,11 +138,6 @@ impl Cluster {
 
 fn data(dir: &Path, number: usize) -> PathBuf {
     dir.join(number.to_string())
-}
-
-fn free_url() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
 }
 
 fn key(number: usize) -> String {
