@@ -57,11 +57,22 @@ impl Release {
     /// # Errors
     /// When the API server refuses it.
     pub async fn stopping_job(&self, name: &str, at: &[Failpoint]) -> anyhow::Result<Job<'_>> {
+        self.stopping_job_on(None, name, at).await
+    }
+
+    /// Starts it on this node: the scheduler may choose the one that is to be lost.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn stopping_job_on(&self, node: Option<&str>, name: &str, at: &[Failpoint]) -> anyhow::Result<Job<'_>> {
         let from = format!("--from=cronjob/{}-etcd-scaler", self.name);
         let mut job = self.json(&["create", "job", name, &from, "--dry-run=client"]).await?;
         let env = job["spec"]["template"]["spec"]["containers"][0]["env"].as_array_mut().context("no environment")?;
         let names: Vec<&str> = at.iter().map(|point| point.name()).collect();
         env.push(json!({ "name": VARIABLE, "value": names.join(",") }));
+        if let Some(node) = node {
+            job["spec"]["template"]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": node });
+        }
         let create = ["-n", &self.namespace, "create", "-f", "-"];
         run("kubectl", create, &job.to_string(), SOON).await?.ok()?;
         Ok(Job { release: self, name: name.to_owned() })

@@ -170,7 +170,9 @@ async fn three(release: &Release) -> anyhow::Result<(Load<'_>, Before)> {
 
 /// A Job that stands where the fourth is on its way.
 async fn stopped(release: &Release, point: Failpoint) -> anyhow::Result<Job<'_>> {
-    let job = release.stopping_job("stopped", &[Failpoint::LeaseTaken, point]).await?;
+    // Beside a member: a node that a scenario takes away is the newcomer's.
+    let node = node_of(release, 0).await?;
+    let job = release.stopping_job_on(Some(&node), "stopped", &[Failpoint::LeaseTaken, point]).await?;
     job.reached(Failpoint::LeaseTaken).await?;
     scale(release, 4).await?.ok()?;
     job.go_on().await?;
