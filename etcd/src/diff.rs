@@ -10,24 +10,22 @@ mod merge;
 mod page;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::collections::BTreeMap;
-use std::panic::resume_unwind;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::join;
 use membership::names::Ordinal;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::member::Member;
 use crate::refusal::CallError;
 use crate::validation::{PAUSE, applied_by_all, may_pass};
-use cut::Cut;
+use merge::Merge;
 pub use merge::{Counts, Diff, Difference, Held, Kind};
-use merge::{Entry, Merge};
-use page::{Page, PageSize, Range, Through};
+use walk::{Read, walk};
 
 /// The bounds of one comparison.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +34,7 @@ pub struct Limits {
     pub call: Duration,
     /// So many revisions are pinned, one after the other, when one does not hold.
     pub tries: u32,
-    /// Nothing is begun after this.
+    /// Nothing is waited for after this.
     pub end: Instant,
     /// So many differing keys are named; all are counted.
     pub named: usize,
@@ -97,116 +95,19 @@ async fn attempt(urls: &BTreeMap<Ordinal, String>, limits: &Limits) -> Result<Di
     let revision = applied_by_all(&members).await?;
     let merge = Merge::new(urls.keys().copied(), revision, limits.named);
     let (pages, waiting) = mpsc::channel(members.len());
-    // Beside the reads: members do not stand idle while their keys are compared.
-    let comparing = spawn_blocking(|| compare(merge, waiting));
-    let scanned = Scan::of(members, revision, pages).run(limits.end).await;
-    let merge = comparing.await.unwrap_or_else(|error| resume_unwind(error.into_panic()));
-    match scanned? {
-        End::Reached => Ok(merge.finish()),
-        End::Late => Err(Stopped::Late { keys: merge.compared(), revision }),
+    let walking = timeout_at(limits.end, walk(&members, revision, pages));
+    let (walked, merge) = join(walking, compare(merge, waiting)).await;
+    match walked {
+        Ok(walked) => walked.map(|()| merge.finish()).map_err(Stopped::Call),
+        Err(_) => Err(Stopped::Late { keys: merge.compared(), revision }),
     }
 }
 
 /// Compares pages as they come, until there are no more.
-fn compare(mut merge: Merge, mut pages: mpsc::Receiver<Read>) -> Merge {
-    while let Some(Read { lane, entries, through }) = pages.blocking_recv() {
+async fn compare(mut merge: Merge, mut pages: mpsc::Receiver<Read>) -> Merge {
+    while let Some(Read { lane, entries, through }) = pages.recv().await {
         merge.feed(lane, entries, through);
         merge.advance();
     }
     merge
-}
-
-/// A member's next keys.
-struct Read {
-    lane: usize,
-    entries: Vec<Entry>,
-    /// So far they are known.
-    through: Through,
-}
-
-/// How a walk ended.
-enum End {
-    Reached,
-    Late,
-}
-
-/// One walk over all keys.
-struct Scan {
-    members: Vec<Member>,
-    revision: i64,
-    pages: mpsc::Sender<Read>,
-    /// How far the keys of each are read.
-    through: Vec<Through>,
-    /// Where the first member's last page began.
-    last: Through,
-    cut: Cut,
-    size: PageSize,
-}
-
-impl Scan {
-    fn of(members: Vec<Member>, revision: i64, pages: mpsc::Sender<Read>) -> Self {
-        let through = vec![Through::start(); members.len()];
-        let (cut, size) = (Cut::default(), PageSize::default());
-        Self { members, revision, pages, through, last: Through::start(), cut, size }
-    }
-
-    async fn run(mut self, end: Instant) -> Result<End, CallError> {
-        while self.through.iter().any(|through| *through != Through::End) {
-            if end <= Instant::now() {
-                return Ok(End::Late);
-            }
-            // While the others read up to where the first one is, it reads its next page.
-            let limit = self.size.limit();
-            let ranges: Vec<Option<Range>> = (0..self.members.len()).map(|lane| self.range(lane)).collect();
-            let reads = self.members.iter().zip(&ranges).map(async |(member, range)| match range {
-                Some(range) => member.page(range, limit, self.revision).await.map(Some),
-                None => Ok(None),
-            });
-            let mut pages = Vec::new();
-            for page in join_all(reads).await {
-                pages.push(match page {
-                    // Too much for one message: nothing of this round is used, the next asks for less.
-                    Err(error) if page::is_too_large(&error) && limit > 1 => {
-                        pages.clear();
-                        break;
-                    }
-                    page => page?,
-                });
-            }
-            if pages.is_empty() {
-                self.size.too_large();
-                continue;
-            }
-            self.take(pages, ranges, limit).await;
-        }
-        Ok(End::Reached)
-    }
-
-    /// What a member is to read next, if anything.
-    fn range(&self, lane: usize) -> Option<Range> {
-        let Through::Before(from) = &self.through[lane] else { return None };
-        if lane > 0 {
-            // Everything below the first one's bound, and no key further.
-            let bound = &self.through[0];
-            return (self.through[lane] < *bound).then(|| Range { from: from.clone(), to: bound.clone() });
-        }
-        // Not while others are behind: what is ahead of them is kept in memory.
-        let caught_up = self.through.iter().all(|through| *through >= self.last);
-        caught_up.then(|| Range { from: from.clone(), to: self.cut.end(from).map_or(Through::End, Through::Before) })
-    }
-
-    async fn take(&mut self, pages: Vec<Option<Page>>, ranges: Vec<Option<Range>>, limit: usize) {
-        for (lane, (page, range)) in pages.into_iter().zip(ranges).enumerate() {
-            let (Some(page), Some(range)) = (page, range) else { continue };
-            self.size.saw(page.entries.len(), page.bytes);
-            if lane == 0 {
-                self.cut.saw(&page.entries, limit, page.more);
-                self.last = self.through[0].clone();
-            }
-            let through = page.through(&range);
-            self.through[lane] = through.clone();
-            // Who compares ends after this.
-            let _ = self.pages.send(Read { lane, entries: page.entries, through }).await;
-        }
-    }
 }

@@ -1,0 +1,116 @@
+//! The walk over all keys of all members, each read on its own: none waits for another one's page.
+//!
+//! The first member is read page by page; to where each page came, the others are read too. It is a
+//! range or two ahead of the slowest at most: what is ahead is kept in memory.
+
+use futures::future::{try_join, try_join_all};
+use tokio::sync::mpsc;
+
+use super::cut::Cut;
+use super::merge::Entry;
+use super::page::{Page, PageSize, Range, Through, is_too_large};
+use crate::member::Member;
+use crate::refusal::CallError;
+
+/// So many ranges wait for a member while it reads one.
+const AHEAD: usize = 1;
+
+/// A member's next keys.
+pub struct Read {
+    /// Which member, in the order of the walk's.
+    pub lane: usize,
+    /// In order.
+    pub entries: Vec<Entry>,
+    /// So far they are known.
+    pub through: Through,
+}
+
+/// Reads all keys of these members at a revision that all have applied.
+///
+/// # Errors
+/// The first call that did not answer.
+pub async fn walk(members: &[Member], revision: i64, pages: mpsc::Sender<Read>) -> Result<(), CallError> {
+    let mut lanes = members.iter().enumerate().map(|(lane, member)| Lane {
+        lane,
+        member,
+        revision,
+        through: Through::start(),
+        size: PageSize::default(),
+        pages: pages.clone(),
+    });
+    let Some(first) = lanes.next() else { return Ok(()) };
+    let (bounds, others): (Vec<_>, Vec<_>) = lanes
+        .map(|lane| {
+            let (bound, bounds) = mpsc::channel(AHEAD);
+            (bound, lane.follow(bounds))
+        })
+        .unzip();
+    try_join(first.lead(bounds), try_join_all(others)).await.map(drop)
+}
+
+/// One member's part of the walk.
+struct Lane<'a> {
+    lane: usize,
+    member: &'a Member,
+    revision: i64,
+    /// So far it is read.
+    through: Through,
+    size: PageSize,
+    pages: mpsc::Sender<Read>,
+}
+
+impl Lane<'_> {
+    /// Reads to the last key and says how far it came after each page.
+    async fn lead(mut self, bounds: Vec<mpsc::Sender<Through>>) -> Result<(), CallError> {
+        let mut cut = Cut::default();
+        while let Through::Before(from) = &self.through {
+            let to = cut.end(from).map_or(Through::End, Through::Before);
+            let range = Range { from: from.clone(), to };
+            let limit = self.size.limit();
+            let Some(page) = self.page(&range, limit).await? else { continue };
+            cut.saw(&page.entries, limit, page.more);
+            self.read(page, &range).await;
+            for bound in &bounds {
+                // Who does not hear it any more has failed, which ends this too.
+                let _ = bound.send(self.through.clone()).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads to each of these bounds, and no key further.
+    async fn follow(mut self, mut bounds: mpsc::Receiver<Through>) -> Result<(), CallError> {
+        while let Some(bound) = bounds.recv().await {
+            while let Through::Before(from) = &self.through
+                && self.through < bound
+            {
+                let range = Range { from: from.clone(), to: bound.clone() };
+                if let Some(page) = self.page(&range, self.size.limit()).await? {
+                    self.read(page, &range).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `None`: it was too much for one message, the next one is asked for less.
+    async fn page(&mut self, range: &Range, limit: usize) -> Result<Option<Page>, CallError> {
+        match self.member.page(range, limit, self.revision).await {
+            Ok(page) => Ok(Some(page)),
+            Err(error) if is_too_large(&error) && limit > 1 => {
+                self.size.too_large();
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Hands on what was read.
+    async fn read(&mut self, page: Page, range: &Range) {
+        self.size.saw(page.entries.len(), page.bytes);
+        self.through = page.through(range);
+        let read = Read { lane: self.lane, entries: page.entries, through: self.through.clone() };
+        // Who compares ends after this.
+        let _ = self.pages.send(read).await;
+    }
+}
