@@ -24,7 +24,8 @@ use crate::report::{self, Reports};
 use crate::scale::{self, Run};
 use crate::volumes::{self, claim_name};
 
-/// How long what refuses is looked at again: one that is late is heard the next time.
+/// How long what refuses is looked at again, and a member looked for that does not serve: one that is late is heard the
+/// next time.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(500);
@@ -38,7 +39,7 @@ const TO_DO: u8 = 3;
 /// Why it is neither; what was done by then is in the log and in Events.
 pub async fn run(asked: Asked, run: Run, yes: bool) -> anyhow::Result<ExitCode> {
     let objects = Objects::connect(&run.target.namespace).await?;
-    let end = Instant::now() + if yes { run.deadline } else { PATIENCE };
+    let end = Instant::now() + if yes { run.deadline } else { 3 * PATIENCE };
     let mut lease = Lease::acquire(objects.leases.clone(), &run.lease, &run.pod_name, end).await?;
     let outcome = clear(asked, &objects, &run, &mut lease, yes, end).await;
     lease.release().await;
@@ -74,6 +75,8 @@ async fn clear(
     let mut observer = Observer::default();
     let refuses_until = end.min(Instant::now() + PATIENCE);
     let mut waits = scale::Waits::default();
+    // Since when each look said that it is lost.
+    let mut lost_since = None;
     loop {
         let round = async {
             lease.keep().await?;
@@ -90,11 +93,17 @@ async fn clear(
         };
         let step = match replace::next(&seen, asked, &left) {
             Err(_) if Instant::now() + LOOK < refuses_until => {
+                lost_since = None;
                 tokio::time::sleep(LOOK).await;
                 continue;
             }
             step => step.map_err(anyhow::Error::msg)?,
         };
+        let lost_for = lost_since.get_or_insert_with(Instant::now).elapsed();
+        if step.takes_out() && !asked.even_if_it_serves && lost_for < PATIENCE {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
         if !yes {
             return Ok(Some(replace::plan(&seen, asked.ordinal, &step)));
         }

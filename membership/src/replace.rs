@@ -43,6 +43,14 @@ pub enum Step {
     Out,
 }
 
+impl Step {
+    /// It takes the member out of etcd, or prepares that: nothing of it is lost yet.
+    #[must_use]
+    pub fn takes_out(&self) -> bool {
+        matches!(self, Self::MoveLeader(..) | Self::Remove(_))
+    }
+}
+
 /// What is left of the member outside etcd.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Left {
@@ -173,6 +181,12 @@ fn leaves(
             member.id
         ));
     }
+    if let Some(why) = may_serve(seen, asked.ordinal, member).filter(|_| !asked.even_if_it_serves) {
+        return Err(format!(
+            "replacing {pod} is refused: its member {} was not heard ({why}), but the pod is Ready: its node says that it serves. One that is only late or cut off from here is not lost, and taken out it would be missed. Wait until it answers or the pod is not Ready; if it is known to be lost, say so: --even-if-it-serves. Nothing was changed.",
+            member.id
+        ));
+    }
     let rest: Vec<_> = listed.iter().filter(|(at, it)| *at != asked.ordinal && !it.learner).collect();
     let well = rest.iter().filter(|(at, it)| serves(*at, it)).count();
     if well < rest.len() || rest.is_empty() {
@@ -199,6 +213,18 @@ fn leaves(
         }
     }
     Ok(Step::Remove(member.id))
+}
+
+/// Why it is not known to be lost: it was not heard, and its pod is Ready.
+fn may_serve(seen: &Observed, ordinal: Ordinal, member: &ListedMember) -> Option<String> {
+    let ready = seen.pods.get(&ordinal).is_some_and(|pod| pod.ready);
+    let why = match seen.answers.get(&ordinal) {
+        Some(Ok(answer)) if answer.member != member.id => return None,
+        Some(Ok(_)) => "it knows no leader, or reports errors".to_owned(),
+        Some(Err(why)) => why.clone(),
+        None => "it was not asked".to_owned(),
+    };
+    ready.then_some(why)
 }
 
 /// What it had goes: the claim first, so that the pod that is made next waits for another one.

@@ -84,6 +84,22 @@ fn one_that_leads_hands_over_first() {
 }
 
 #[test]
+fn one_that_is_only_not_heard_is_not_lost() {
+    let mut late = World::settled(3);
+    late.serving.remove(&1);
+    let mut seen = late.observe();
+    seen.pods.get_mut(&1).unwrap().ready = true;
+    let step = |seen: &Observed, asked: Asked| next(seen, asked, &Left::default());
+    insta::assert_snapshot!(step(&seen, LOST).unwrap_err(), @"replacing puls8-etcd-1 is refused: its member 0000000000000067 was not heard (connection refused), but the pod is Ready: its node says that it serves. One that is only late or cut off from here is not lost, and taken out it would be missed. Wait until it answers or the pod is not Ready; if it is known to be lost, say so: --even-if-it-serves. Nothing was changed.");
+    let known = step(&seen, Asked { even_if_it_serves: true, ..LOST }).unwrap();
+    assert!(matches!(known, Step::Remove(_)) && known.takes_out());
+    seen.pods.get_mut(&1).unwrap().ready = false;
+    assert_eq!(step(&seen, LOST), Ok(known.clone()));
+    seen.pods.remove(&1);
+    assert_eq!(step(&seen, LOST), Ok(known));
+}
+
+#[test]
 fn what_is_refused() {
     insta::assert_snapshot!(refused(&World::settled(3), LOST), @"replacing puls8-etcd-1 is refused: its member 0000000000000067 serves. Taken out it would be missed until it has joined again. If its data is known to be wrong (hook validate), say so: --even-if-it-serves. Nothing was changed.");
     insta::assert_snapshot!(refused(&World::settled(1), Asked { ordinal: 0, even_if_it_serves: true }), @"replacing puls8-etcd-0 is refused: it is the only member: there is nobody to join. A newcomer is added only while everybody else is well. Repair those first; what is lost for good with its quorum comes back from a snapshot (docs/restore.md). Nothing was changed.");
