@@ -24,8 +24,8 @@ use crate::report::{self, Reports};
 use crate::scale::{self, Run};
 use crate::volumes::{self, claim_name};
 
-/// How long what refuses is looked at again, and a member looked for that does not serve: one that is late is heard the
-/// next time.
+/// How long what refuses is looked at again, and how long a member has to be lost in every look: one that is late is heard
+/// the next time.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often is looked.
 const LOOK: Duration = Duration::from_millis(500);

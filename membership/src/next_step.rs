@@ -339,7 +339,7 @@ fn everybody_answers(
     except: Option<Ordinal>,
 ) -> Result<(), Step> {
     for &(ordinal, member) in listed.iter().filter(|(ordinal, _)| Some(*ordinal) != except) {
-        if let Err(state) = serves(seen, ordinal, member) {
+        if let Err(state) = seen.serves(ordinal, member) {
             let pod = seen.target.pod(ordinal);
             let trouble = seen.pods.get(&ordinal).map(trouble).unwrap_or_default();
             return Err(Step::Wait(format!(
@@ -348,20 +348,6 @@ fn everybody_answers(
         }
     }
     Ok(())
-}
-
-/// Whether a member answers as itself and is well; what is wrong, in the end of a sentence.
-fn serves(seen: &Observed, ordinal: Ordinal, member: &ListedMember) -> Result<(), String> {
-    match seen.answers.get(&ordinal) {
-        None => Err("was not asked".to_owned()),
-        Some(Err(why)) => Err(format!("does not answer: {why}")),
-        Some(Ok(answer)) if answer.member != member.id => {
-            Err(format!("answers as member {}, etcd lists {}", answer.member, member.id))
-        }
-        Some(Ok(answer)) if answer.leader.is_none() => Err("knows no leader".to_owned()),
-        Some(Ok(answer)) if !answer.errors.is_empty() => Err(format!("reports {}", answer.errors.join(", "))),
-        Some(Ok(_)) => Ok(()),
-    }
 }
 
 /// The list is as desired; so must the pods be.

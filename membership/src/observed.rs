@@ -234,6 +234,23 @@ impl Observed {
         self.answers.get(&ordinal)?.as_ref().ok()
     }
 
+    /// Whether a member answers as itself and is well.
+    ///
+    /// # Errors
+    /// What is wrong, in the end of a sentence.
+    pub fn serves(&self, ordinal: Ordinal, member: &ListedMember) -> Result<(), String> {
+        match self.answers.get(&ordinal) {
+            None => Err("was not asked".to_owned()),
+            Some(Err(why)) => Err(format!("does not answer: {why}")),
+            Some(Ok(answer)) if answer.member != member.id => {
+                Err(format!("answers as member {}, etcd lists {}", answer.member, member.id))
+            }
+            Some(Ok(answer)) if answer.leader.is_none() => Err("knows no leader".to_owned()),
+            Some(Ok(answer)) if !answer.errors.is_empty() => Err(format!("reports {}", answer.errors.join(", "))),
+            Some(Ok(_)) => Ok(()),
+        }
+    }
+
     /// The member list, when a quorum of its voters holds the same one.
     ///
     /// # Errors

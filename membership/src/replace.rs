@@ -172,28 +172,30 @@ fn leaves(
     member: &ListedMember,
 ) -> Result<Step, String> {
     let pod = seen.target.pod(asked.ordinal);
-    let serves = |ordinal: Ordinal, member: &ListedMember| {
-        seen.answer(ordinal).is_some_and(|it| it.member == member.id && it.leader.is_some() && it.errors.is_empty())
-    };
-    if serves(asked.ordinal, member) && !asked.even_if_it_serves {
-        return Err(format!(
-            "replacing {pod} is refused: its member {} serves. Taken out it would be missed until it has joined again. If its data is known to be wrong (hook validate), say so: --even-if-it-serves. Nothing was changed.",
-            member.id
-        ));
-    }
-    if let Some(why) = may_serve(seen, asked.ordinal, member).filter(|_| !asked.even_if_it_serves) {
-        return Err(format!(
-            "replacing {pod} is refused: its member {} was not heard ({why}), but the pod is Ready: its node says that it serves. One that is only late or cut off from here is not lost, and taken out it would be missed. Wait until it answers or the pod is not Ready; if it is known to be lost, say so: --even-if-it-serves. Nothing was changed.",
-            member.id
-        ));
+    let ready = || seen.pods.get(&asked.ordinal).is_some_and(|pod| pod.ready);
+    match seen.serves(asked.ordinal, member) {
+        _ if asked.even_if_it_serves => {}
+        Ok(()) => {
+            return Err(format!(
+                "replacing {pod} is refused: its member {} serves. Taken out it would be missed until it has joined again. If its data is known to be wrong (hook validate), say so: --even-if-it-serves. Nothing was changed.",
+                member.id
+            ));
+        }
+        Err(state) if ready() => {
+            return Err(format!(
+                "replacing {pod} is refused: its member {} {state}, but the pod is Ready: its node says that it serves. One that is only late or cut off from here is not lost, and taken out it would be missed. Wait until it answers or the pod is not Ready; if it is known to be lost, say so: --even-if-it-serves. Nothing was changed.",
+                member.id
+            ));
+        }
+        Err(_) => {}
     }
     let rest: Vec<_> = listed.iter().filter(|(at, it)| *at != asked.ordinal && !it.learner).collect();
-    let well = rest.iter().filter(|(at, it)| serves(*at, it)).count();
+    let well = rest.iter().filter(|(at, it)| seen.serves(*at, it).is_ok()).count();
     if well < rest.len() || rest.is_empty() {
         let needed = if rest.is_empty() {
             "it is the only member: there is nobody to join".to_owned()
         } else {
-            let sick = rest.iter().filter(|(at, it)| !serves(*at, it)).map(|(at, _)| seen.target.pod(*at));
+            let sick = rest.iter().filter(|(at, it)| seen.serves(*at, it).is_err()).map(|(at, _)| seen.target.pod(*at));
             format!(
                 "{} of the {} other members not healthy ({}), and {} of them must be for a quorum",
                 rest.len() - well,
@@ -213,18 +215,6 @@ fn leaves(
         }
     }
     Ok(Step::Remove(member.id))
-}
-
-/// Why it is not known to be lost: it was not heard, and its pod is Ready.
-fn may_serve(seen: &Observed, ordinal: Ordinal, member: &ListedMember) -> Option<String> {
-    let ready = seen.pods.get(&ordinal).is_some_and(|pod| pod.ready);
-    let why = match seen.answers.get(&ordinal) {
-        Some(Ok(answer)) if answer.member != member.id => return None,
-        Some(Ok(_)) => "it knows no leader, or reports errors".to_owned(),
-        Some(Err(why)) => why.clone(),
-        None => "it was not asked".to_owned(),
-    };
-    ready.then_some(why)
 }
 
 /// What it had goes: the claim first, so that the pod that is made next waits for another one.

@@ -69,7 +69,7 @@ impl Lane<'_> {
             let limit = self.size.limit();
             let Some(page) = self.page(&range, limit).await? else { continue };
             cut.saw(&page.entries, limit, page.more);
-            self.read(page, &range).await;
+            self.hand_on(page, &range).await;
             for bound in &bounds {
                 // Who does not hear it any more has failed, which ends this too.
                 let _ = bound.send(self.through.clone()).await;
@@ -86,7 +86,7 @@ impl Lane<'_> {
             {
                 let range = Range { from: from.clone(), to: bound.clone() };
                 if let Some(page) = self.page(&range, self.size.limit()).await? {
-                    self.read(page, &range).await;
+                    self.hand_on(page, &range).await;
                 }
             }
         }
@@ -105,8 +105,8 @@ impl Lane<'_> {
         }
     }
 
-    /// Hands on what was read.
-    async fn read(&mut self, page: Page, range: &Range) {
+    /// To who compares; from behind it the next page is read.
+    async fn hand_on(&mut self, page: Page, range: &Range) {
         self.size.saw(page.entries.len(), page.bytes);
         self.through = page.through(range);
         let read = Read { lane: self.lane, entries: page.entries, through: self.through.clone() };

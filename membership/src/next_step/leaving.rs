@@ -1,6 +1,6 @@
 //! The way of a member that is not wanted any more: out of etcd first, then its pod.
 
-use super::{Limits, Step, everybody_answers, serves};
+use super::{Limits, Step, everybody_answers};
 use crate::names::Ordinal;
 use crate::observed::{Agreed, ListedMember, Observed};
 use crate::quorum::quorum;
@@ -32,7 +32,7 @@ pub(super) fn leave(
     let staying: Vec<_> = listed.iter().filter(|(ordinal, _)| *ordinal < seen.desired).copied().collect();
     everybody_answers(seen, &staying, None)?;
     let rest: Vec<_> = listed.iter().filter(|(other, member)| *other != ordinal && !member.learner).copied().collect();
-    let serving = rest.iter().filter(|(ordinal, member)| serves(seen, *ordinal, member).is_ok()).count();
+    let serving = rest.iter().filter(|(ordinal, member)| seen.serves(*ordinal, member).is_ok()).count();
     let needed = quorum(rest.len());
     if serving < needed {
         return Err(Step::Wait(format!(

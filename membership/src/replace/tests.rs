@@ -90,7 +90,7 @@ fn one_that_is_only_not_heard_is_not_lost() {
     let mut seen = late.observe();
     seen.pods.get_mut(&1).unwrap().ready = true;
     let step = |seen: &Observed, asked: Asked| next(seen, asked, &Left::default());
-    insta::assert_snapshot!(step(&seen, LOST).unwrap_err(), @"replacing puls8-etcd-1 is refused: its member 0000000000000067 was not heard (connection refused), but the pod is Ready: its node says that it serves. One that is only late or cut off from here is not lost, and taken out it would be missed. Wait until it answers or the pod is not Ready; if it is known to be lost, say so: --even-if-it-serves. Nothing was changed.");
+    insta::assert_snapshot!(step(&seen, LOST).unwrap_err(), @"replacing puls8-etcd-1 is refused: its member 0000000000000067 does not answer: connection refused, but the pod is Ready: its node says that it serves. One that is only late or cut off from here is not lost, and taken out it would be missed. Wait until it answers or the pod is not Ready; if it is known to be lost, say so: --even-if-it-serves. Nothing was changed.");
     let known = step(&seen, Asked { even_if_it_serves: true, ..LOST }).unwrap();
     assert!(matches!(known, Step::Remove(_)) && known.takes_out());
     seen.pods.get_mut(&1).unwrap().ready = false;
