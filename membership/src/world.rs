@@ -112,6 +112,9 @@ pub struct World {
     pub rollout: Option<String>,
     /// Who leads, while it serves.
     pub leader: Option<Id>,
+    /// Whoever leads has heard the learner since then. Another leader promotes none before that: etcd
+    /// asks how much of the log it knows it to have.
+    pub heard: bool,
     /// The claims of ordinals that are not wanted, where they are to go.
     pub claims: BTreeMap<Ordinal, String>,
     /// The version that the members run.
@@ -162,6 +165,7 @@ impl World {
             over: None,
             rollout: None,
             leader: None,
+            heard: false,
             claims: BTreeMap::new(),
             version: "3.6.16".into(),
             written: 0,
@@ -242,6 +246,8 @@ impl World {
         self.make_pods();
         // Who starts can be what another one waits for.
         while self.run_members() {}
+        let learner = self.members.iter().find(|(_, member)| member.learner).map(|(ordinal, _)| ordinal);
+        self.heard = learner.is_some_and(|o| self.heard || self.serving.contains_key(o) && self.has_quorum());
     }
 
     fn make_pods(&mut self) {

@@ -102,6 +102,7 @@ impl Seen {
             broken.hash(&mut self.hasher);
         }
         self.ids(&world.leader);
+        world.heard.hash(&mut self.hasher);
         (world.over.is_some(), world.joining_for.map(|since| since > Duration::ZERO)).hash(&mut self.hasher);
     }
 

@@ -178,7 +178,7 @@ impl World {
             Step::Add(ordinal, join) => return self.add(*ordinal, *join),
             Step::Promote(ordinal, id) => {
                 let own_data = self.disks.get(ordinal) == Some(id);
-                let in_sync = own_data && !self.behind.contains(ordinal) && self.has_quorum();
+                let in_sync = own_data && self.heard && !self.behind.contains(ordinal) && self.has_quorum();
                 let Some(member) = self.members.get_mut(ordinal).filter(|m| m.id == *id && m.learner && in_sync) else {
                     return false;
                 };

@@ -93,6 +93,7 @@ impl World {
 
     /// It happens.
     pub fn strike(&mut self, fault: Fault) {
+        let before = (self.leader, self.voters_up());
         match fault {
             Fault::PodDeleted(ordinal) => self.delete_pod(ordinal),
             Fault::NodeLost(ordinal) => {
@@ -126,6 +127,8 @@ impl World {
             Fault::JoinIsLate => self.joining_for = Some(LATE),
             Fault::RunIsLate => self.wait_is_over(),
         }
+        // An election may follow.
+        self.heard &= before == (self.leader, self.voters_up());
     }
 
     fn wait_is_over(&mut self) {

@@ -15,7 +15,7 @@ use membership::next_step::{Step, next_step};
 use membership::observed::{Answered, agreed};
 use membership::record::Id;
 use membership::world::fault::Fault;
-use membership::world::trace::{Course, Trace, What, tie};
+use membership::world::trace::{Course, Trace, What, When, tie};
 use membership::world::{End, Tick, World, puls8, way_out};
 use tests::process::until;
 use tests::seed::Seed;
@@ -45,10 +45,33 @@ fn sampled_traces_end_on_real_etcd_as_they_do_in_memory() {
         let again = seed.again();
         let trace = Trace::sample(|below| seed.below(below), 5, &version).unwrap();
         println!("trace {number} of {traces}, again with TRACES=1 {again}: {trace:?}");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let end = runtime.block_on(Replay::of(&trace)).unwrap_or_else(|error| panic!("{error:#}\n{trace:?}"));
-        println!("trace {number} is done: {end}");
+        println!("trace {number} is done: {}", replayed(&trace));
     }
+}
+
+/// The leader is killed while the learner is away: the next one, which has not heard that learner, never promotes it.
+#[test]
+#[ignore = "needs etcd: make test"]
+fn a_learner_that_the_new_leader_has_not_heard_is_not_promoted() {
+    if !loopback::is_inside(&puls8(), "replay::a_learner_that_the_new_leader_has_not_heard_is_not_promoted") {
+        return;
+    }
+    let promoted = When::Decided("Promote 2".into(), 1);
+    let events = vec![
+        (When::First, What::Want(3)),
+        (promoted.clone(), What::Fault(Fault::Leads(0))),
+        (promoted.clone(), What::Fault(Fault::NodeLost(2))),
+        (promoted, What::Fault(Fault::PodDeleted(0))),
+    ];
+    let trace = Trace { version: pods::version(), present: 2, wanted: 2, events };
+    let end = replayed(&trace);
+    assert!(end.contains("did not join"), "{end}");
+}
+
+/// How a trace ends.
+fn replayed(trace: &Trace) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(Replay::of(trace)).unwrap_or_else(|error| panic!("{error:#}\n{trace:?}"))
 }
 
 /// A trace under way.
@@ -143,7 +166,7 @@ impl Replay {
 
     /// One run, to its end.
     async fn run(&mut self) -> anyhow::Result<End> {
-        let begins = self.course.came_to(membership::world::trace::When::First);
+        let begins = self.course.came_to(When::First);
         self.happen(begins).await?;
         // More than any trace in memory has.
         for _ in 0..300 {
