@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::drift::{self, Plan};
 use crate::observed::Volume;
-use crate::world::{self, LIMITS, World, label, stuck};
+use crate::world::{self, LIMITS, Tick, World, label, stuck};
 use proptest::prelude::*;
 
 use super::*;
@@ -480,6 +480,23 @@ fn a_pod_that_was_let_go_by_nobody_is_made_again() {
     let step = world.next();
     assert!(matches!(&step, Step::Renew(3, _, why) if why.contains("not held")), "{step:?}");
     assert_eq!(world.run().pop(), Some(Step::Done));
+}
+
+#[test]
+fn a_newcomer_that_nobody_held_is_made_again_unless_its_pod_is_ready() {
+    let mut world = World::settled(3);
+    world.want(4);
+    world.settle();
+    while !matches!(world.next(), Step::Permit(3, ..)) {
+        assert!(matches!(world.tick(), Ok(Tick::Took(_))));
+    }
+    world.make_pod(3, false);
+    world.pods.get_mut(&3).unwrap().ready = true;
+    let step = world.next();
+    assert!(matches!(&step, Step::Wait(what) if what.contains("puls8-etcd-3 to answer")), "{step:?}");
+    world.pods.get_mut(&3).unwrap().ready = false;
+    let step = world.next();
+    assert!(matches!(&step, Step::Renew(3, _, why) if why.contains("while the webhook was away")), "{step:?}");
 }
 
 #[test]
