@@ -281,6 +281,7 @@ pub struct Update<'a> {
     record: Option<&'a str>,
     /// A release asks, with the count that it has.
     declared: bool,
+    changes_template: bool,
 }
 
 impl<'a> Update<'a> {
@@ -306,7 +307,11 @@ impl<'a> Update<'a> {
                 ));
             }
         }
-        Ok(Self { old, new, target, record, declared: false })
+        let template = |object| get(object, &TEMPLATE).unwrap_or(&Value::Null);
+        let bare = |object| env::without_managed(template(object), &target.container);
+        // Templates are large: what is the same is not looked into.
+        let changes_template = template(old) != template(new) && bare(old) != bare(new);
+        Ok(Self { old, new, target, record, declared: false, changes_template })
     }
 
     /// The same, asked for by this field manager.
@@ -335,9 +340,7 @@ impl<'a> Update<'a> {
     /// Whether anything in the pod template changes but the managed environment.
     #[must_use]
     pub fn changes_template(&self) -> bool {
-        let bare =
-            |object| env::without_managed(get(object, &TEMPLATE).unwrap_or(&Value::Null), &self.target.container);
-        bare(self.old) != bare(self.new)
+        self.changes_template
     }
 
     /// What is rewritten.
@@ -386,7 +389,7 @@ impl<'a> Update<'a> {
         let live = live.get(env::INITIAL_CLUSTER).and_then(|entry| text(entry, &["value"]));
         // Once there it stays, else the next write of an annotation would be another revision.
         let stays = live.is_some_and(|live| live.ends_with(env::NO_START_WITHOUT_DATA)) && !self.changes_count();
-        let made_from = self.changes_template() || on_delete(self.new) || stays;
+        let made_from = self.changes_template || on_delete(self.new) || stays;
         if let Some(Ok(record)) = self.record() {
             manage(edit, &container, &self.target.initial_cluster(0..replicas(self.new)), made_from, &record);
         }
@@ -410,14 +413,13 @@ impl<'a> Update<'a> {
             }
             return None;
         }
-        let changes_template = self.changes_template();
         if on_delete(self.new) {
             // Needs no partition. Theirs stays kept as long as the pods differ from the template
             // by the managed environment alone, for the way back to RollingUpdate.
-            return kept.filter(|_| !changes_template);
+            return kept.filter(|_| !self.changes_template);
         }
         let (before, asked) = (partition(self.old).unwrap_or(0), partition(self.new).unwrap_or(0));
-        if changes_template {
+        if self.changes_template {
             let own = if asked == before { kept.unwrap_or(before) } else { asked };
             if own != asked {
                 edit.set(&PARTITION, own.into());
