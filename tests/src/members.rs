@@ -14,6 +14,9 @@ use crate::release::Release;
 /// meanwhile: then another is asked for.
 const HASHES: Duration = Duration::from_secs(60);
 
+/// How long a member may take to lead once it is asked to.
+const LEADS: Duration = Duration::from_secs(30);
+
 /// What else is in the initial cluster of a template that members' pods are made from.
 const NO_START_WITHOUT_DATA: &str =
     ",no-start-without-data=http://a-member-that-lost-its-disk-must-not-start-empty.invalid:2380";
@@ -140,6 +143,24 @@ impl Release {
         let name = &leader.context("the leader is not in the member list")?.name;
         let ordinal = name.rsplit_once('-').and_then(|(_, ordinal)| ordinal.parse().ok());
         ordinal.with_context(|| format!("the leader is {name}"))
+    }
+
+    /// Makes a member lead.
+    ///
+    /// # Errors
+    /// When it does not within [`LEADS`].
+    pub async fn make_lead(&self, ordinal: usize) -> anyhow::Result<()> {
+        let members = self.members().await?;
+        let id = &members.iter().find(|member| member.name == self.pod(ordinal)).context("no such member")?.id;
+        until("it leads", LEADS, async || {
+            let leader = self.leader().await?;
+            if leader == ordinal {
+                return Ok(());
+            }
+            self.etcdctl_in(leader, &["move-leader", id]).await?;
+            bail!("asked for just now")
+        })
+        .await
     }
 
     /// The hash that each member holds at one revision, by endpoint.

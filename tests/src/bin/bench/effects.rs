@@ -32,6 +32,7 @@ pub async fn told(load: &Load<'_>, events: &[Event]) -> anyhow::Result<()> {
     let failed: Vec<i64> = clients.iter().flat_map(|client| client.failed_at.iter().copied()).collect();
     println!("\nwhat {} clients that write through the Service notice", clients.len());
     for (reason, step) in STEPS {
+        ensure!(events.iter().any(|event| event.reason == reason), "there was no {step}");
         for event in events.iter().filter(|event| event.reason == reason) {
             let (from, to) = (event.at - AROUND.0, event.at + AROUND.1);
             let pairs = acknowledged.windows(2).filter(|pair| pair[1] > from && pair[0] < to);

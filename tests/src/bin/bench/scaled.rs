@@ -54,6 +54,8 @@ pub async fn bench(release: &Release, numbers: &mut Numbers) -> anyhow::Result<S
 
     println!("\nkubectl scale 5 → 3 and 3 → 4 under 300 writes a second");
     let load = Load::busy(release).await?;
+    // So that the leader moves, too.
+    release.make_lead(4).await?;
     let down = scale(release, 5, 3).await?;
     numbers.told("5 → 3", down.seconds(), "s", None);
     numbers.told("longest stall of writes", stall(&load, 3, &down).await?, "s", Some(STALL_DOWN));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tests::failpoints::Failpoint;
 use tests::load::Load;
 use tests::process::until;
@@ -75,7 +75,7 @@ async fn leaves(release: &Release, point: Failpoint, harm: Harm) -> Result {
     staying.remove(&release.pod(2));
     let job = release.stopping_job(&format!("leave-{}", point.name()), &[Failpoint::LeaseTaken, point]).await?;
     job.reached(Failpoint::LeaseTaken).await?;
-    leads(release, 2).await?;
+    release.make_lead(2).await?;
     release.upgrade(2, &["--no-hooks"]).await?;
     if point != Failpoint::LeaseTaken {
         job.go_on().await?;
@@ -97,19 +97,4 @@ async fn leaves(release: &Release, point: Failpoint, harm: Harm) -> Result {
     release.names_peers(2).await?;
     stayed(release, &staying).await?;
     nobody_is_held(release, 2).await
-}
-
-/// Has a member lead.
-pub async fn leads(release: &Release, ordinal: usize) -> Result {
-    let members = release.members().await?;
-    let id = &members.iter().find(|member| member.name == release.pod(ordinal)).context("no such member")?.id;
-    until("it leads", std::time::Duration::from_secs(30), async || {
-        let leader = release.leader().await?;
-        if leader == ordinal {
-            return Ok(());
-        }
-        release.etcdctl_in(leader, &["move-leader", id]).await?;
-        bail!("asked for just now")
-    })
-    .await
 }

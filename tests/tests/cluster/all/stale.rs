@@ -16,7 +16,6 @@ use tests::release::{Helm, Release};
 use tests::scenario;
 
 use super::commands::{COUNTS, SEEN, admitted, ask};
-use super::leaving::leads;
 use crate::said::said;
 
 type Result = anyhow::Result<()>;
@@ -106,7 +105,7 @@ async fn a_member_that_is_thousands_of_revisions_behind_refuses() -> Result {
         let refused = sought(release, "revisions behind", MOMENT, async || {
             until("it is admitted", SEEN, async || ask(release, 4).await?.ok().map(drop)).await?;
             if release.leader().await? == behind {
-                leads(release, 0).await?;
+                release.make_lead(0).await?;
             }
             let member = vec![release.running(&release.pod(behind), "etcd").await?];
             freeze(&member).await?;
