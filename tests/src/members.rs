@@ -148,7 +148,7 @@ impl Release {
     /// Makes a member lead.
     ///
     /// # Errors
-    /// When it does not within [`LEADS`].
+    /// When it does not in time.
     pub async fn make_lead(&self, ordinal: usize) -> anyhow::Result<()> {
         let members = self.members().await?;
         let id = &members.iter().find(|member| member.name == self.pod(ordinal)).context("no such member")?.id;
