@@ -187,16 +187,23 @@ impl Replay {
             let when = self.course.decided(&step);
             let happens = self.course.came_to(when);
             let killed = happens.contains(&What::Fault(Fault::RunKilled));
+            let mut elected_anew = false;
             for what in happens {
+                elected_anew |= matches!(what, What::Fault(Fault::PodDeleted(o)) if self.leads(o));
                 self.happen(vec![what]).await?;
                 self.world.settle();
                 self.settled().await?;
+                elected_anew &= !self.world.heard;
             }
             if killed {
                 continue;
             }
             let leader = self.world.observe().agreed().ok().and_then(|agreed| agreed.leader);
             if !self.world.attempt(&step, looked) {
+                // Otherwise the leader may have stayed, and etcd may do it.
+                if elected_anew && self.world.has_quorum() {
+                    self.is_refused(&step).await?;
+                }
                 self.world.settle();
                 if looked == self.world.written && self.world.next() == step {
                     self.world.wait("etcd");
@@ -289,6 +296,27 @@ impl Replay {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether real etcd's leader is this ordinal's member.
+    fn leads(&self, ordinal: Ordinal) -> bool {
+        self.world.leader.is_some() && self.world.serving.get(&ordinal).copied() == self.world.leader
+    }
+
+    /// etcd promotes no learner that the leader has not heard.
+    async fn is_refused(&self, step: &Step) -> anyhow::Result<()> {
+        let Step::Promote(_, id) = step else { return Ok(()) };
+        until("etcd refuses the promotion", SOON, async || {
+            let Some(url) = self.voters().pop() else { bail!("no voter serves") };
+            match Member::at(&url, ANSWER).await?.promote(*id).await {
+                Err(why) if why.to_string().contains("in sync with leader") => {
+                    println!("as in memory: {why}");
+                    Ok(())
+                }
+                other => bail!("it says {other:?}"),
+            }
+        })
+        .await
     }
 
     /// The voters that serve, by URL.
