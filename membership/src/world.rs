@@ -112,8 +112,8 @@ pub struct World {
     pub rollout: Option<String>,
     /// Who leads, while it serves.
     pub leader: Option<Id>,
-    /// Whoever leads has heard the learner since then. Another leader promotes none before that: etcd
-    /// asks how much of the log it knows it to have.
+    /// Whoever leads now has heard the learner. None promotes one before that: etcd asks how much of the
+    /// log the leader knows it to have.
     pub heard: bool,
     /// The claims of ordinals that are not wanted, where they are to go.
     pub claims: BTreeMap<Ordinal, String>,

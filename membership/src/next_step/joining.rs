@@ -162,11 +162,11 @@ fn start(
     if state != Some(State::Joining) {
         return Step::Wait(format!("the ordinary pod {pod} to serve{}", trouble(seen_pod)));
     }
-    // A voter that serves is Ready; that it was not heard in one look is no reason to end it.
-    if !seen_pod.joiner && seen_pod.ready {
-        return Step::Wait(format!("{pod} to answer: it is Ready and was not heard"));
-    }
     if !seen_pod.joiner {
+        // A voter that serves is Ready; that it was not heard in one look is no reason to end it.
+        if seen_pod.ready {
+            return Step::Wait(format!("{pod} to answer: it is Ready and was not heard"));
+        }
         return Step::Renew(
             ordinal,
             seen_pod.uid.clone(),
