@@ -136,8 +136,7 @@ async fn snapshots(cluster: &Filled<'_>, files: &Path, numbers: &mut Numbers) ->
 }
 
 /// Once and twice the keys, in turns: members of the same age, in the same minutes of the machine. etcdctl after that:
-/// a whole answer of its in each of four members' memory drives the databases out of the machine's, and who comes next
-/// reads them from the disk again.
+/// a whole answer in each of four members' memory drives the databases out of the machine's.
 async fn how_it_grows(once: &Filled<'_>, twice: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<()> {
     let (mut short, mut long) = (Runs::default(), Runs::default());
     for turn in turns(ALL_ROUNDS) {
