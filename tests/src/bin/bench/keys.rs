@@ -29,9 +29,9 @@ const ROUNDS: usize = 7;
 const HASH_ROUNDS: usize = 21;
 /// Of all keys: which of the two went before moves either by a twentieth, the machine moves both by more.
 const ALL_ROUNDS: usize = 15;
-/// So many of each go before, where two clusters are compared: as long as the disk was seen to be read for what filling
-/// them had left of their databases in the machine's memory.
-const FIRST_ROUNDS: usize = 5;
+/// Not counted, before once and twice the keys are: so long the members were seen to read their databases from the disk,
+/// which filling them had driven out of the machine's memory.
+const WARM_UP_ROUNDS: usize = 5;
 /// For any one program.
 const ENDS: Duration = Duration::from_secs(300);
 
@@ -141,18 +141,18 @@ async fn snapshots(cluster: &Filled<'_>, files: &Path, numbers: &mut Numbers) ->
 /// Once and twice the keys, in turns: members of the same age, in the same minutes of the machine. etcdctl after that:
 /// a whole answer in each of four members' memory drives the databases out of the machine's.
 async fn how_it_grows(once: &Filled<'_>, twice: &Filled<'_>, numbers: &mut Numbers) -> anyhow::Result<()> {
-    let in_turns = async |rounds| -> anyhow::Result<[Runs; 2]> {
+    let compared = async |rounds, counted| -> anyhow::Result<[Runs; 2]> {
         let (mut short, mut long) = (Runs::default(), Runs::default());
         for turn in turns(rounds) {
             let (cluster, runs) = if turn == Turn::First { (once, &mut short) } else { (twice, &mut long) };
             runs.add(cluster.hook(&["validate", "--keys"]).await?);
         }
-        println!("in turns, in s: once {}, twice {}", each(&short.seconds), each(&long.seconds));
+        println!("in turns, in s, {counted}: once {}, twice {}", each(&short.seconds), each(&long.seconds));
         Ok([short, long])
     };
     // Twice the keys were never read before, once often.
-    in_turns(FIRST_ROUNDS).await?;
-    let [short, long] = in_turns(ALL_ROUNDS).await?;
+    compared(WARM_UP_ROUNDS, "not counted").await?;
+    let [short, long] = compared(ALL_ROUNDS, "counted").await?;
     let (mut theirs_short, mut theirs_long) = (Vec::new(), Vec::new());
     for turn in turns(ROUNDS) {
         let (cluster, runs) = if turn == Turn::First { (once, &mut theirs_short) } else { (twice, &mut theirs_long) };
