@@ -5,13 +5,19 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::cluster::audit_log;
+use crate::referee::Referee;
 use crate::release::Release;
 
 /// How many lines of the audit log are shown.
 const AUDIT_LINES: usize = 40;
+/// How many lines are shown of a log whose pod is gone, and how much of each.
+const GONE_LINES: usize = 60;
+const GONE_LINE: usize = 500;
+/// What etcd says of every slow request: most of its log on a busy machine.
+const SLOW: [&str; 2] = ["traceutil/trace.go", "apply request took too long"];
 
-/// Prints the state of a release.
-pub async fn dump(release: &Release) {
+/// Prints the state of a release, and what those said that are gone.
+pub async fn dump(release: &Release, referee: &Referee) {
     let set = release.statefulset();
     let first = release.pod(0);
     let target = format!("etcd-scaler.io/target={set}");
@@ -30,6 +36,16 @@ pub async fn dump(release: &Release) {
     for (what, command) in looks {
         let found = release.kubectl(command).await.unwrap_or_else(|error| format!("{error:#}"));
         eprintln!("--- {what} of {}\n{found}", release.namespace);
+    }
+    for (path, log) in referee.logs_of_the_gone() {
+        let mut lines: Vec<&str> = log.lines().filter(|line| !SLOW.iter().any(|slow| line.contains(slow))).collect();
+        let all = lines.len();
+        // One that is said again and again is shown once: what differs is its time, which comes first.
+        lines.dedup_by_key(|line| line.split_once("\"caller\"").map_or(*line, |(_, said)| said));
+        eprintln!("--- the end of {path}, {all} lines");
+        for line in &lines[lines.len().saturating_sub(GONE_LINES)..] {
+            eprintln!("{}", line.chars().take(GONE_LINE).collect::<String>());
+        }
     }
     if let Some(path) = audit_log().await {
         match audit(&path, &release.namespace) {

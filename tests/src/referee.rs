@@ -61,6 +61,15 @@ impl Referee {
         Ok(Self { bed: Some(Bed { audit: AuditLog::from_now(&audit)?, files }) })
     }
 
+    /// The logs of etcd's containers whose pods are gone, by the directory that each was in; elsewhere than on the bed
+    /// none.
+    #[must_use]
+    pub fn logs_of_the_gone(&self) -> Vec<(String, String)> {
+        let held = self.bed.iter().flat_map(|bed| bed.files.held());
+        let gone = held.filter(|held| is_containers_log(held) && !held.path.exists());
+        gone.filter_map(|held| Some((held.path.display().to_string(), held.text().ok()?))).collect()
+    }
+
     /// What happened since. Everything acknowledged until now is read back from the members.
     ///
     /// # Errors
@@ -141,13 +150,17 @@ fn add_load(history: &mut History, files: &[(String, String)]) -> anyhow::Result
     Ok(())
 }
 
+/// Whether it is `NAMESPACE_POD_UID/etcd/N.log`.
+fn is_containers_log(held: &Held) -> bool {
+    let of_a_container = held.path.components().any(|part| part.as_os_str() == "etcd");
+    of_a_container && held.path.extension().is_some_and(|it| it == "log")
+}
+
 /// What the members and the logs of their containers tell.
 fn add_files(history: &mut History, held: &[Held]) -> anyhow::Result<()> {
     let mut times = etcd_log::Times::new();
     for held in held {
-        // NAMESPACE_POD_UID/etcd/N.log
-        let of_a_container = held.path.components().any(|part| part.as_os_str() == "etcd");
-        if of_a_container && held.path.extension().is_some_and(|it| it == "log") {
+        if is_containers_log(held) {
             let log = held.text()?;
             etcd_log::note_times(&log, &mut times);
             history.starts.extend(etcd_log::start(&held.path, &log));

@@ -96,7 +96,7 @@ async fn on(
     let ended =
         format!("{:.0} s | {}", began.elapsed().as_secs_f64(), if outcome.is_ok() { "passed" } else { "failed" });
     if outcome.is_err() {
-        dump(&release).await;
+        dump(&release, &referee).await;
     }
     if harms_bed {
         // Nothing can be read or cleaned up on a node that is away.
@@ -104,7 +104,7 @@ async fn on(
     }
     let judged = judged(&release, &referee, &ended, excused).await;
     if outcome.is_ok() && judged.is_err() {
-        dump(&release).await;
+        dump(&release, &referee).await;
     }
     let outcome = match (outcome, judged) {
         (Ok(()), judged) => judged,
