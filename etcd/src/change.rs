@@ -43,12 +43,16 @@ impl Member {
         self.bounded("member remove", client.member_remove(id.0)).await.map(drop)
     }
 
-    /// Has the last voter write down that another one's removal is decided: the alarms are listed, which etcd does by
-    /// an entry of its log, without a revision and without a change.
+    /// Has etcd write an entry of its log that changes nothing: the alarms are listed, which it does by an entry, without
+    /// a revision.
     ///
-    /// Until the next entry that is only in its memory: what is committed goes to the log on disk with an entry, never
-    /// alone. Killed before, it waits for ever for the vote of the one that was removed (run: 3.4.23, 3.5.35, 3.6.16).
-    /// With more than one voter left these are a quorum of those before, too.
+    /// The last voter so writes down that another one's removal is decided. Until the next entry that is only in its
+    /// memory: what is committed goes to the log on disk with an entry, never alone. Killed before, it waits for ever for
+    /// the vote of the one that was removed (run: 3.4.23, 3.5.35, 3.6.16). With more than one voter left these are a
+    /// quorum of those before, too.
+    ///
+    /// And a newcomer of 3.6 so gets on that waits for an entry where nobody writes
+    /// ([`membership::observed::Observed::may_wait_for_entry`]).
     ///
     /// # Errors
     /// What the server refused it with.

@@ -348,6 +348,15 @@ impl Apply<'_> {
         self.changed(written.await)
     }
 
+    /// Has etcd write an entry that changes nothing, for a member that may wait for one
+    /// ([`Observed::may_wait_for_entry`]).
+    ///
+    /// # Errors
+    /// Why it was not written.
+    pub async fn entry(&self) -> Result<(), CallError> {
+        self.leader().await?.write_down().await
+    }
+
     /// Asks the leader for a change, and when it says that the cluster is unhealthy each other voter.
     ///
     /// Whoever is asked looks at its own connections only. After a peer's node was lost and came back, a

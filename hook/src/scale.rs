@@ -31,6 +31,8 @@ use crate::validate::{self, Asked};
 
 /// How often is looked while there is only waiting to do.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often etcd writes an entry for a member that has started and is not heard ([`Observed::may_wait_for_entry`]).
+const ENTRY: Duration = Duration::from_secs(1);
 /// How often a wait that goes on is said again.
 const REPEAT: Duration = Duration::from_secs(10);
 /// What a run past its deadline has to undo a join that is half done. The Job's
@@ -146,6 +148,7 @@ impl Work<'_> {
     async fn until_done(&self, target: &mut Target, lease: &mut Lease) -> anyhow::Result<u32> {
         let mut observer = Observer::default();
         let mut waits = Waits::default();
+        let mut entry = Instant::now();
         let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
         // Why the run has ended but for undoing what is half done.
         let mut over: Option<anyhow::Error> = None;
@@ -191,14 +194,22 @@ impl Work<'_> {
                     ),
                     _ => bail!(why),
                 },
-                Step::Wait(what) => waits.say(&what),
+                Step::Wait(what) => {
+                    waits.say(&what);
+                    if entry.elapsed() >= ENTRY && seen.may_wait_for_entry() {
+                        // Not written, or not in time: the next look tells what is wrong.
+                        let apply = self.apply(lease, &seen, &statefulset);
+                        let _ = tokio::time::timeout(ENTRY, apply.entry()).await;
+                        entry = Instant::now();
+                    }
+                }
                 step => {
                     if let (None, Step::TakeBack(ordinal, _, why)) = (&over, &step)
                         && *ordinal < seen.desired
                     {
                         over = Some(anyhow!(did_not_join(&seen, *ordinal, why)));
                     }
-                    match self.apply(lease, &seen, &statefulset, step).await {
+                    match self.bounded(self.apply(lease, &seen, &statefulset).step(step)).await {
                         Ok(Applied::Done) => {
                             waits.over();
                             continue;
@@ -218,16 +229,9 @@ impl Work<'_> {
         }
     }
 
-    async fn apply(
-        &self,
-        lease: &Lease,
-        seen: &Observed,
-        statefulset: &StatefulSet,
-        step: Step,
-    ) -> anyhow::Result<Applied> {
+    fn apply<'a>(&'a self, lease: &'a Lease, seen: &'a Observed, statefulset: &'a StatefulSet) -> Apply<'a> {
         let Self { objects, reports, plan, .. } = self;
-        let apply = Apply { objects, lease, reports, plan, seen, statefulset };
-        self.bounded(apply.step(step)).await
+        Apply { objects, lease, reports, plan, seen, statefulset }
     }
 
     /// Nothing is waited for past the time that undoing has.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::json;
+use tests::fill::rewrite;
 use tests::load::Load;
 use tests::members::Pod;
 use tests::process::{run, until};
@@ -37,6 +38,24 @@ async fn up_and_down_by_each_way_the_cluster_ends_well() -> Result {
         let load = Load::start(release).await?;
         let rows = [(Way::Scale, 4), (Way::Helm, 3), (Way::Apply, 5), (Way::Scale, 3), (Way::Helm, 1), (Way::Scale, 2)];
         rows_of(release, &load, 3, &rows, &[]).await
+    })
+    .await
+}
+
+/// etcd 3.6 keeps fewer in its log, so a newcomer is sent a snapshot; and then waits for an entry that no client makes.
+#[tokio::test]
+#[ignore = "needs a cluster: make test"]
+async fn an_etcd_that_no_client_writes_to_gets_its_members() -> Result {
+    scenario::run("idle", Helm::V4, async |release| {
+        release.install(1, &[]).await?;
+        rewrite(&[format!("http://{}:2379", release.host(0))], "traffic/909/0000000000", 13_000).await?;
+        let ran = change(release, Way::Scale, 3, &[]).await?;
+        let events = release.events_since(ran.from).await?;
+        let back: Vec<&str> =
+            events.iter().filter(|event| event.reason == "MemberTakenBack").map(|event| event.note.as_str()).collect();
+        ensure!(back.is_empty(), "{back:?}");
+        release.say(&format!("idle, 1 → 3: {:.0} s", ran.seconds()));
+        Ok(())
     })
     .await
 }
