@@ -17,7 +17,7 @@ use crate::version::join_as;
 const LAG: u64 = 1000;
 
 /// The slowest that a database is taken for to reach a newcomer's disk and be read there, in bytes a second: both it does
-/// before it serves. Chosen on the safe side: with nothing else on two cores 240 MB are read in 5 s.
+/// before it serves. On the safe side: with nothing else on two cores, 376 MB take 6 s.
 const SLOWEST: u64 = 4_000_000;
 
 /// Members that answer for the first time, and the one newcomer between `add` and promotion.
