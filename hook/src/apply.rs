@@ -353,7 +353,7 @@ impl Apply<'_> {
     ///
     /// # Errors
     /// Why it was not written.
-    pub async fn entry(&self) -> Result<(), CallError> {
+    pub async fn write_entry(&self) -> Result<(), CallError> {
         self.leader().await?.write_down().await
     }
 

@@ -148,7 +148,7 @@ impl Work<'_> {
     async fn until_done(&self, target: &mut Target, lease: &mut Lease) -> anyhow::Result<u32> {
         let mut observer = Observer::default();
         let mut waits = Waits::default();
-        let mut entry = Instant::now();
+        let mut last_entry = Instant::now();
         let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
         // Why the run has ended but for undoing what is half done.
         let mut over: Option<anyhow::Error> = None;
@@ -196,11 +196,11 @@ impl Work<'_> {
                 },
                 Step::Wait(what) => {
                     waits.say(&what);
-                    if entry.elapsed() >= ENTRY && seen.may_wait_for_entry() {
+                    if last_entry.elapsed() >= ENTRY && seen.may_wait_for_entry() {
                         // Not written, or not in time: the next look tells what is wrong.
                         let apply = self.apply(lease, &seen, &statefulset);
-                        let _ = tokio::time::timeout(ENTRY, apply.entry()).await;
-                        entry = Instant::now();
+                        let _ = tokio::time::timeout(ENTRY, apply.write_entry()).await;
+                        last_entry = Instant::now();
                     }
                 }
                 step => {

@@ -167,7 +167,7 @@ async fn the_last_of_two_serves_again_though_it_was_killed_right_after_the_remov
     assert_eq!(list.iter().map(|member| member.id).collect::<Vec<_>>(), [id]);
 }
 
-/// From 3.6 on it does not without [`Member::write_down`]: sent as a snapshot, it counts nothing as applied before the next
+/// Of 3.6 it does not without [`Member::write_down`]: sent a snapshot, it counts nothing as applied before the next
 /// entry, which no client writes here, and refuses its own announcement.
 #[tokio::test]
 #[ignore = "needs etcd: make test"]
