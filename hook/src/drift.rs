@@ -18,7 +18,7 @@ use tracing::info;
 use crate::apply::Apply;
 use crate::lease::Lease;
 use crate::objects::{Objects, is_passing, patiently, reference};
-use crate::observe::{Observer, adopt};
+use crate::observe::{Observer, adopt, understood};
 use crate::report::{self, Reports};
 use crate::scale::Run;
 use crate::serving;
@@ -68,6 +68,9 @@ async fn decide(
     let end = Instant::now() + PATIENCE;
     let statefulset = patiently(end, || objects.statefulset(&target)).await?;
     adopt(&statefulset, &mut target)?;
+    if decision == Decision::Reconcile {
+        understood(&statefulset, &target)?;
+    }
     let reports = Reports::about(objects.client.clone(), reference(&statefulset), &pod_name);
     let mut observer = Observer::default();
     loop {

@@ -11,6 +11,7 @@ use membership::names::{MOST_MEMBERS, Ordinal, RECORD, Target};
 use membership::observed::{Observed, Pod, Volume};
 use membership::patch::statefulset::{override_of, rollout, room};
 use membership::record::{Id, Record, State};
+use membership::start;
 use membership::volume::{OnScaleDown, VolumePlan};
 use tokio::time::Instant;
 
@@ -134,6 +135,15 @@ pub fn adopt(statefulset: &StatefulSet, target: &mut Target) -> anyhow::Result<(
     let start = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
     anyhow::ensure!(start == 0, "{target} numbers its pods from {start} (spec.ordinals.start); only 0 is supported");
     Ok(())
+}
+
+/// That it is understood how its etcd is started: before anything is written about it.
+///
+/// # Errors
+/// What is not understood.
+pub fn understood(statefulset: &StatefulSet, target: &Target) -> anyhow::Result<()> {
+    let live = serde_json::to_value(statefulset)?;
+    start::of_statefulset(&live, target).map(drop).map_err(|why| anyhow::anyhow!(why.sentence(target)))
 }
 
 /// The record in the StatefulSet's annotation.

@@ -10,6 +10,7 @@ use membership::names::{MOST_MEMBERS, Target};
 use membership::observed::agreed;
 use membership::outline::{self, Scale};
 use membership::patch::statefulset;
+use membership::start;
 use membership::volume::OnScaleDown;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
@@ -89,6 +90,7 @@ async fn look(mut target: Target, asked: Asked, end: Instant) -> anyhow::Result<
         new: to,
         first_ordinal: (first, first),
         record: statefulset::record(&object),
+        not_understood: start::of_statefulset(&object, &target).err(),
         changes_template: false,
         may_stop: statefulset::may_stop(&object),
         deletes_claims: statefulset::deletes_claims(&object),

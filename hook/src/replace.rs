@@ -19,7 +19,7 @@ use crate::apply::{Applied, Apply};
 use crate::failpoint::Failpoint;
 use crate::lease::Lease;
 use crate::objects::{Objects, is_passing, patiently, reference, this_one};
-use crate::observe::{Observer, adopt};
+use crate::observe::{Observer, adopt, understood};
 use crate::report::{self, Reports};
 use crate::scale::{self, Run};
 use crate::volumes::{self, claim_name};
@@ -71,6 +71,7 @@ async fn clear(
     let mut target = run.target.clone();
     let statefulset = patiently(end, || objects.statefulset(&target)).await?;
     adopt(&statefulset, &mut target)?;
+    understood(&statefulset, &target)?;
     let reports = Reports::about(objects.client.clone(), reference(&statefulset), &run.pod_name);
     let mut observer = Observer::default();
     let refuses_until = end.min(Instant::now() + PATIENCE);

@@ -24,7 +24,7 @@ use crate::before::Before;
 use crate::failpoint::{self, Failpoint};
 use crate::lease::Lease;
 use crate::objects::{Objects, is_passing, patiently, reference, replicas};
-use crate::observe::{Observer, adopt, record};
+use crate::observe::{Observer, adopt, record, understood};
 use crate::report::{self, Reports};
 use crate::serving::permit;
 use crate::validate::{self, Asked};
@@ -80,6 +80,10 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     let statefulset = patiently(end, || objects.statefulset(&target)).await?;
     adopt(&statefulset, &mut target)?;
     let reports = Reports::about(objects.client.clone(), reference(&statefulset), &pod_name);
+    if let Err(error) = understood(&statefulset, &target) {
+        reports.failed("NotUnderstood", format!("{error:#}")).await;
+        return Err(error);
+    }
     let mut lease = Lease::acquire(objects.leases.clone(), &lease, &pod_name, end).await?;
     patiently(end, || keep_the_copies(&objects, &target, &lease)).await?;
     failpoint::at(Failpoint::LeaseTaken, &lease).await;

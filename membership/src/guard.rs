@@ -18,6 +18,7 @@ use crate::names::{MOST_MEMBERS, OVERRIDE, STOP, Target};
 use crate::observed::{Answer, Answered, ListedMember, agreed, ordinal_of};
 use crate::quorum::quorum;
 use crate::record::{ParseRecordError, Record, State};
+use crate::start::NotUnderstood;
 
 /// How old an observation may be; older is unknown.
 pub const MAX_AGE: Duration = Duration::from_secs(10);
@@ -55,6 +56,8 @@ pub struct Change<'a> {
     pub first_ordinal: (u32, u32),
     /// What was verified.
     pub record: Option<Result<Record, ParseRecordError>>,
+    /// What is not understood of how its etcd is started.
+    pub not_understood: Option<NotUnderstood>,
     /// Whether the pod template changes by more than the managed environment.
     pub changes_template: bool,
     /// Whether a person said that 0 replicas are meant ([`crate::names::STOP`]).
@@ -155,6 +158,10 @@ impl Change<'_> {
             && self.goes_back_to(verified)
         {
             return None;
+        }
+        if let Some(not_understood) = &self.not_understood {
+            let (why, way_out) = not_understood.why_and_way_out();
+            return Some(self.refuse(&not_understood.found(), why, &way_out));
         }
         if *new > MOST_MEMBERS {
             return Some(self.refuse(

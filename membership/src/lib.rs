@@ -1,7 +1,7 @@
 //! The domain of etcd-scaler, pure.
 //!
-//! What an etcd cluster in a StatefulSet is called ([`names`]), what was verified about it
-//! ([`record`], [`serving`]), what was seen of it just now ([`observed`]), whether a change may start
+//! What an etcd cluster in a StatefulSet is called ([`names`]), how its etcd is started ([`start`]), what was
+//! verified about it ([`record`], [`serving`]), what was seen of it just now ([`observed`]), whether a change may start
 //! ([`guard`], [`drift`]), what to do next ([`next_step`]), whose database is saved ([`snapshot`]), and
 //! what is written into the objects ([`patch`], [`volume`]). Nothing here has a client, a clock, an
 //! environment or a runtime:
@@ -22,6 +22,7 @@ pub mod room;
 pub mod serving;
 pub mod size;
 pub mod snapshot;
+pub mod start;
 pub mod summary;
 pub mod version;
 pub mod volume;

@@ -105,7 +105,7 @@ pub(crate) fn list<'a>(object: &'a Value, path: &[&str]) -> &'a [Value] {
 }
 
 /// The index of the entry of that name in a list of named things.
-fn named(list: &[Value], name: &str) -> Option<usize> {
+pub(crate) fn named(list: &[Value], name: &str) -> Option<usize> {
     list.iter().position(|entry| text(entry, &["name"]) == Some(name))
 }
 

@@ -18,6 +18,7 @@ use crate::volume::{OnScaleDown, VolumePlan};
 
 mod apply;
 pub mod fault;
+pub mod template;
 pub mod trace;
 
 /// The cluster's ID.

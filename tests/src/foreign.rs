@@ -10,6 +10,27 @@ use crate::release::{Ran, Release};
 /// it comes back.
 pub const PARTITION: u32 = 2;
 
+/// How a foreign StatefulSet starts its etcd: the ways of facts-charts.md, B.2, and others that are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Starts {
+    /// By variables, on a claim of each pod's own: what is looked after.
+    Variables,
+    /// By flags, each one word (CloudPirates).
+    Flags,
+    /// By a command with flags and values as words of their own (Karmada).
+    Words,
+    /// By a configuration file (Bitnami's `configuration`).
+    File,
+    /// By a shell script (openstack-helm).
+    Script,
+    /// By variables of a ConfigMap (groundhog2k).
+    Elsewhere,
+    /// By variables, on an emptyDir.
+    EmptyDir,
+    /// By variables, with peer URLs that only their namespace understands.
+    ShortUrls,
+}
+
 impl Release {
     /// The foreign StatefulSet with this many replicas; its environment names three members for
     /// ever, as literals.
@@ -103,12 +124,128 @@ impl Release {
         })
     }
 
+    /// The same, started in another way, and the ConfigMap that it needs.
+    #[must_use]
+    pub fn foreign_started(&self, starts: Starts) -> Vec<Value> {
+        let mut object = self.foreign_statefulset(3);
+        let template = &mut object["spec"]["template"]["spec"];
+        let settings = self.settings(starts);
+        let config = |data: Value| {
+            let metadata = json!({ "name": self.statefulset(), "namespace": self.namespace });
+            json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data })
+        };
+        let mut more = Vec::new();
+        let pod_name = json!([{ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }]);
+        let etcd = &mut template["containers"][0];
+        match starts {
+            Starts::Variables => {}
+            Starts::Flags => {
+                etcd["env"] = pod_name;
+                etcd["args"] = settings.iter().map(|(flag, value)| json!(format!("--{flag}={value}"))).collect();
+            }
+            Starts::Words => {
+                etcd["env"] = pod_name;
+                let words = settings.iter().flat_map(|(flag, value)| [json!(format!("--{flag}")), json!(value)]);
+                etcd["command"] = std::iter::once(json!("/usr/local/bin/etcd")).chain(words).collect();
+            }
+            Starts::File => {
+                etcd["env"] = pod_name;
+                etcd["args"] = json!(["--config-file=/etc/etcd/$(POD_NAME).yaml"]);
+                let file = |pod: &str| -> String {
+                    settings
+                        .iter()
+                        .map(|(key, value)| format!("{key}: {}\n", value.replace("$(POD_NAME)", pod)))
+                        .collect()
+                };
+                let pods = (0..3).map(|ordinal| self.pod(ordinal));
+                more.push(config(pods.map(|pod| (format!("{pod}.yaml"), json!(file(&pod)))).collect()));
+                mount_config(template, &self.statefulset(), "/etc/etcd");
+            }
+            Starts::Script => {
+                etcd["env"] = pod_name;
+                etcd["command"] = json!(["/shell/sh", "/etc/etcd/start"]);
+                let flags: String = settings.iter().map(|(flag, value)| format!(" --{flag}={value}")).collect();
+                let script = format!("exec /usr/local/bin/etcd{}\n", flags.replace("$(POD_NAME)", "$POD_NAME"));
+                more.push(config(json!({ "start": script })));
+                mount_config(template, &self.statefulset(), "/etc/etcd");
+                // etcd's own image has no shell.
+                let shell = json!([{ "name": "shell", "mountPath": "/shell" }]);
+                let copy = json!({
+                    "name": "shell", "image": self.images.busybox, "imagePullPolicy": "IfNotPresent",
+                    "command": ["cp", "/bin/busybox", "/shell/sh"], "volumeMounts": shell,
+                });
+                push(&mut template["initContainers"], copy);
+                push(&mut template["volumes"], json!({ "name": "shell", "emptyDir": {} }));
+                push(&mut template["containers"][0]["volumeMounts"], shell[0].clone());
+            }
+            Starts::Elsewhere => {
+                let is_elsewhere = |name: &str| !name.ends_with("NAME") && !name.contains("ADVERTISE");
+                let env = etcd["env"].as_array().cloned().unwrap_or_default();
+                let (elsewhere, own): (Vec<_>, Vec<_>) =
+                    env.into_iter().partition(|entry| entry["name"].as_str().is_some_and(is_elsewhere));
+                let data = elsewhere.iter().map(|entry| (crate::members::text(&entry["name"]), entry["value"].clone()));
+                more.push(config(data.collect()));
+                etcd["env"] = own.into();
+                etcd["envFrom"] = json!([{ "configMapRef": { "name": self.statefulset() } }]);
+            }
+            Starts::EmptyDir => {
+                template["volumes"] = json!([{ "name": "data", "emptyDir": {} }]);
+                object["spec"]["volumeClaimTemplates"] = json!([]);
+            }
+            Starts::ShortUrls => {
+                for (variable, flag) in [
+                    ("ETCD_INITIAL_ADVERTISE_PEER_URLS", "initial-advertise-peer-urls"),
+                    ("ETCD_INITIAL_CLUSTER", "initial-cluster"),
+                ] {
+                    let value = settings.iter().find(|(name, _)| *name == flag).map(|(_, value)| json!(value));
+                    let env = etcd["env"].as_array_mut().into_iter().flatten();
+                    if let Some(entry) = env.into_iter().find(|entry| entry["name"] == variable) {
+                        entry["value"] = value.unwrap_or_default();
+                    }
+                }
+            }
+        }
+        more.push(object);
+        more
+    }
+
+    /// What its etcd is given, by the flag's name.
+    fn settings(&self, starts: Starts) -> Vec<(&'static str, String)> {
+        let headless = format!("{}-headless", self.statefulset());
+        let domain = match starts {
+            Starts::ShortUrls => headless,
+            _ => format!("{headless}.{}.svc.cluster.local", self.namespace),
+        };
+        let peer = |pod: &str| format!("http://{pod}.{domain}:2380");
+        let peers = (0..3).map(|ordinal| self.pod(ordinal)).map(|pod| format!("{pod}={}", peer(&pod)));
+        vec![
+            ("name", "$(POD_NAME)".into()),
+            ("data-dir", "/var/lib/etcd/data".into()),
+            ("listen-peer-urls", "http://0.0.0.0:2380".into()),
+            ("listen-client-urls", "http://0.0.0.0:2379".into()),
+            ("listen-metrics-urls", "http://0.0.0.0:2381".into()),
+            ("initial-advertise-peer-urls", peer("$(POD_NAME)")),
+            ("advertise-client-urls", format!("http://$(POD_NAME).{domain}:2379")),
+            ("initial-cluster-token", "foreign".into()),
+            ("initial-cluster-state", "new".into()),
+            ("initial-cluster", peers.collect::<Vec<_>>().join(",")),
+        ]
+    }
+
     /// Applies the foreign StatefulSet with three members, its Services and the volumes that its
     /// owner made for it.
     ///
     /// # Errors
     /// When the API server refuses something of it.
     pub async fn apply_foreign(&self) -> anyhow::Result<()> {
+        self.apply_foreign_started(Starts::Variables).await
+    }
+
+    /// The same, started in this way.
+    ///
+    /// # Errors
+    /// When the API server refuses something of it.
+    pub async fn apply_foreign_started(&self, starts: Starts) -> anyhow::Result<()> {
         let (set, selector) = (self.statefulset(), json!({ "app": "etcd", "owner": self.name }));
         let ports = json!([{ "name": "client", "port": 2379 }, { "name": "peer", "port": 2380 }]);
         let service = |name: &str, spec: Value| {
@@ -125,8 +262,8 @@ impl Release {
         let mut items = vec![
             service(&set, json!({ "selector": selector, "ports": ports })),
             service(&format!("{set}-headless"), headless),
-            self.foreign_statefulset(3),
         ];
+        items.extend(self.foreign_started(starts));
         items.extend((0..3).map(|ordinal| {
             let claim = format!("data-{}", self.pod(ordinal));
             json!({
@@ -167,5 +304,19 @@ impl Release {
     pub async fn patch_replicas(&self, replicas: usize) -> anyhow::Result<String> {
         let patch = json!({ "spec": { "replicas": replicas } }).to_string();
         self.kubectl(&["patch", "statefulset", &self.statefulset(), "--type=merge", "-p", &patch]).await
+    }
+}
+
+/// Mounts a ConfigMap into the first container of a template.
+fn mount_config(template: &mut Value, name: &str, path: &str) {
+    push(&mut template["volumes"], json!({ "name": "config", "configMap": { "name": name } }));
+    push(&mut template["containers"][0]["volumeMounts"], json!({ "name": "config", "mountPath": path }));
+}
+
+/// Appends to a list, which is made where it is missing.
+fn push(list: &mut Value, entry: Value) {
+    match list {
+        Value::Array(list) => list.push(entry),
+        other => *other = json!([entry]),
     }
 }

@@ -13,6 +13,7 @@ use membership::names::Target;
 use membership::observed;
 use membership::patch::pod;
 use membership::patch::statefulset::{self, Update};
+use membership::start;
 use serde_json::Value;
 use tracing::warn;
 
@@ -111,6 +112,9 @@ impl Admission {
             Ok(update) => update.by(manager),
             Err(why) => return Ok(Verdict::Deny(why)),
         };
+        if let Some(why) = update.never_starts() {
+            return Ok(Verdict::Deny(why));
+        }
         let (live, asked) = (statefulset::replicas(&old), statefulset::replicas(&new));
         let change = Change {
             target: &target,
@@ -119,6 +123,7 @@ impl Admission {
             new: asked,
             first_ordinal: (statefulset::first_ordinal(&old), statefulset::first_ordinal(&new)),
             record: update.record(),
+            not_understood: start::of_statefulset(&new, &target).err(),
             changes_template: update.changes_template(),
             may_stop: statefulset::may_stop(&new),
             deletes_claims: statefulset::deletes_claims(&new),
@@ -170,6 +175,7 @@ impl Admission {
                 new: count(&new),
                 first_ordinal: (first, first),
                 record: statefulset::record(&live),
+                not_understood: start::of_statefulset(&live, &target).err(),
                 changes_template: false,
                 may_stop: statefulset::may_stop(&live),
                 deletes_claims: statefulset::deletes_claims(&live),
@@ -287,7 +293,9 @@ impl Admission {
                 return Ok(Verdict::Deny(deletion::outdated(&target, ordinal, wanted)));
             }
             let unrecorded = statefulset::record(&live).is_none() && !self.cluster.left(&live) && pod::is_ready(&pod);
-            if unrecorded && self.cluster.copy().await?.is_some() {
+            // Of one that is not understood no run writes the record again.
+            let awaited = unrecorded && start::of_statefulset(&live, &target).is_ok();
+            if awaited && self.cluster.copy().await?.is_some() {
                 return Ok(Verdict::Deny(deletion::unrecorded(&target, ordinal)));
             }
             return Ok(Verdict::untouched());

@@ -17,6 +17,7 @@ use kube::{Api, Client};
 use membership::names::{Ordinal, RECORD, Target};
 use membership::patch::{ownership, statefulset};
 use membership::record::Record;
+use membership::start::{self, NotUnderstood};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -116,6 +117,11 @@ impl Cluster {
     pub fn target(&self, object: &Value) -> Target {
         let service = object["spec"]["serviceName"].as_str().unwrap_or_default().to_owned();
         Target { service, ..(*self.names).clone() }
+    }
+
+    /// What is not understood of how its etcd is started: nothing is written into it then.
+    pub fn not_understood(&self, object: &Value) -> Option<NotUnderstood> {
+        start::of_statefulset(object, &self.target(object)).err()
     }
 
     /// Whether the StatefulSet was given back, and not to a later installation than this process: it
@@ -223,6 +229,7 @@ impl Cluster {
         info!("ready");
         for _ in 0..MOST_WAKES {
             match self.read().await {
+                Ok(Some(object)) if self.not_understood(&object).is_some() => return,
                 Ok(Some(object)) => match statefulset::behind(&object) {
                     Some(how) => self.wake(&how).await,
                     None => return,
@@ -239,7 +246,7 @@ impl Cluster {
     /// program does the same, and one of them is told that it came too late.
     fn release_count(&self, object: &DynamicObject) {
         let object = serde_json::to_value(object).unwrap_or_default();
-        if !ownership::is_shared(&object) || self.left(&object) {
+        if !ownership::is_shared(&object) || self.left(&object) || self.not_understood(&object).is_some() {
             return;
         }
         let Some(patch) = ownership::release(&object, false) else { return };

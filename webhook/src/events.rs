@@ -39,6 +39,8 @@ pub enum Reason {
     VolumeMade,
     /// The launcher stopped trying.
     GivenUp,
+    /// How its etcd is started is not understood.
+    NotUnderstood,
     /// A member's data directory is empty where it has served before.
     DiskLost,
 }
@@ -72,6 +74,7 @@ impl Events {
             Reason::Started => ("Normal", "Launch", "ScaleStarted"),
             Reason::VolumeMade => ("Normal", "Launch", "VolumeCreated"),
             Reason::GivenUp => ("Warning", "Launch", "ScaleGivenUp"),
+            Reason::NotUnderstood => ("Warning", "Look", "NotUnderstood"),
             Reason::DiskLost => ("Warning", "Look", "DiskLost"),
         };
         let once = now.as_second().div_euclid(ONCE_IN.as_secs().cast_signed());

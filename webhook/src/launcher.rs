@@ -112,8 +112,10 @@ impl Launcher {
         let config = watcher::Config::default().labels(&format!("{TARGET}={}", self.target));
         tokio::spawn(follow(self.jobs.clone(), config, "our Jobs", move |change| tell(&sender, change)));
         let mut memory: Option<Memory> = None;
+        let mut told = None;
         loop {
             let object = live.borrow_and_update().object().filter(|object| !self.cluster.left(object));
+            let object = object.filter(|object| self.is_understood(object, &mut told));
             // Then no Helm has a Job of its own behind it.
             let scaled = object.as_ref().is_some_and(|object| ownership::is_scaled(object));
             let need = object.as_ref().and_then(|object| need(object));
@@ -160,6 +162,20 @@ impl Launcher {
                 return;
             }
         }
+    }
+
+    /// Whether a Job can do anything about it; said once of each writing of the StatefulSet.
+    fn is_understood(&self, object: &Value, told: &mut Option<(String, u64)>) -> bool {
+        let Some(not_understood) = self.cluster.not_understood(object) else { return true };
+        let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+        let writing = (uid.to_owned(), object["metadata"]["generation"].as_u64().unwrap_or(0));
+        if told.as_ref() != Some(&writing) {
+            let note = not_understood.sentence(&self.cluster.target(object));
+            warn!("{note}");
+            self.events.tell(uid, Reason::NotUnderstood, &note);
+            *told = Some(writing);
+        }
+        false
     }
 
     /// Makes the Job, and gives how long to leave it until it shows up in the watch.

@@ -49,6 +49,7 @@ struct Case {
     request: Request,
     first_ordinal: (u32, u32),
     record: Option<Result<Record, ParseRecordError>>,
+    not_understood: Option<NotUnderstood>,
     changes_template: bool,
     may_stop: bool,
     deletes_claims: bool,
@@ -68,6 +69,7 @@ fn from_three_to(new: u32) -> Case {
         request: Request::StatefulSet,
         first_ordinal: (0, 0),
         record: Some(Ok(verified(3))),
+        not_understood: None,
         changes_template: false,
         may_stop: false,
         deletes_claims: false,
@@ -97,7 +99,7 @@ impl Case {
     }
 
     fn decide(self) -> Decision {
-        let Self { new, old, request, first_ordinal, record, answers, age, .. } = self;
+        let Self { new, old, request, first_ordinal, record, not_understood, answers, age, .. } = self;
         let Self { changes_template, may_stop, deletes_claims, rollout, canary, room, diverged, override_, .. } = self;
         let seen = age.map(|age| Seen { age, answers: &answers });
         decide(&Change {
@@ -107,6 +109,7 @@ impl Case {
             new,
             first_ordinal,
             record,
+            not_understood,
             changes_template,
             may_stop,
             deletes_claims,
@@ -566,4 +569,16 @@ fn who_adds_members_is_told_of_what_may_harm_later() {
         case.answers.values_mut().for_each(|answer| answer.as_mut().unwrap().version = "3.5.16".into());
     });
     insta::assert_snapshot!(old.admitted().join("\n"), @"etcd 3.5.16 does not keep a promotion where 3.6 looks for it: go to 3.5.20 or later and let every member run it before 3.6 (etcd-io/etcd#19563)");
+}
+
+/// Back to what was verified is an undo, and a stop is a person's word.
+#[test]
+fn a_start_that_is_not_understood_admits_no_other_count() {
+    let flags = |case: Case| case.with(|case| case.not_understood = Some(NotUnderstood::Elsewhere));
+    insta::assert_snapshot!(flags(from_three_to(4)).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: its etcd takes variables from another object (envFrom). What is in that object is not seen here, and changes without the StatefulSet. Have its chart set etcd's variables one by one (env).");
+    assert_eq!(flags(from_three_to(4).with(|case| case.record = None)).refused(), flags(from_three_to(4)).refused());
+    flags(from_three_to(2)).refused();
+    flags(from_three_to(3)).admitted();
+    flags(from_three_to(3).with(|case| case.old = 4)).admitted();
+    flags(from_three_to(0).with(|case| case.may_stop = true)).admitted();
 }

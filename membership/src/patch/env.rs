@@ -1,22 +1,14 @@
-//! The environment of the etcd container: what is managed in it, and what its image does with it.
+//! The environment of the etcd container: what is managed in it.
 
 use serde_json::{Map, Value, json};
 
 use super::{Edit, list, named, text};
 use crate::names;
-use crate::version::Version;
 
 /// Every member's name and peer URL. etcd reads it only when it first starts on a directory.
 pub(super) const INITIAL_CLUSTER: &str = "ETCD_INITIAL_CLUSTER";
 /// `new` or `existing`. etcd reads it only when it first starts on a directory.
 pub(super) const INITIAL_CLUSTER_STATE: &str = "ETCD_INITIAL_CLUSTER_STATE";
-/// Where the member's data is.
-pub(super) const DATA_DIR: &str = "ETCD_DATA_DIR";
-/// Where the member's write-ahead log is, if not in its data directory.
-pub(super) const WAL_DIR: &str = "ETCD_WAL_DIR";
-/// The script that starts plain etcd in Bitnami's images. Called directly, it skips their set-up,
-/// which adds members and wipes directories by itself (facts-etcd 2.4 and 7).
-pub(super) const BITNAMI_RUN: &str = "/opt/bitnami/scripts/etcd/run.sh";
 /// One more in a template's initial cluster, at a name that nobody has (RFC 6761: `.invalid` never resolves): with it
 /// the list is never that of a live cluster, so etcd refuses to start on an empty directory ("member count is unequal").
 /// On a directory with data etcd does not read the list (run: `all::lost_disk`).
@@ -135,24 +127,9 @@ pub(super) fn restore(edit: &mut Edit, container: &[&str], own: &Map<String, Val
     }
 }
 
-/// Whether the image has start scripts of its own that act on the environment (Bitnami's). Its
-/// rebuilds under other names are known by what their chart sets.
-pub(super) fn has_start_scripts(container: &Value) -> bool {
-    let set_by_their_chart = ["BITNAMI_DEBUG", "ETCD_ON_K8S", "MY_STS_NAME"];
-    let env = list(container, &["env"]);
-    text(container, &["image"]).is_some_and(|image| image.contains("bitnami"))
-        || set_by_their_chart.iter().any(|name| named(env, name).is_some())
-}
-
-/// Whether STATE=existing in the *template* does harm: from 3.6, Bitnami's scripts then start a
-/// member whose disk was lost under its old ID with an empty log (facts-etcd 7). A version that
-/// cannot be told counts as harmed.
-pub(super) fn state_does_harm(container: &Value) -> bool {
-    let tag = text(container, &["image"])
-        .and_then(|image| image.split('@').next())
-        .and_then(|image| image.rsplit('/').next())
-        .and_then(|image| image.split_once(':'))
-        .map_or("", |(_, tag)| tag.trim_start_matches('v'));
-    let harmless = tag.parse::<Version>().is_ok_and(|version| (version.major, version.minor) < (3, 6));
-    has_start_scripts(container) && !harmless
+/// Takes the managed entries away that stand in both templates alike: they came from us.
+pub(super) fn take_back(edit: &mut Edit, container: &[&str], before: &Map<String, Value>, now: &Map<String, Value>) {
+    let same = MANAGED.iter().filter(|name| before.get(**name).is_some_and(|entry| now.get(**name) == Some(entry)));
+    let taken: Map<String, Value> = same.map(|name| ((*name).to_owned(), Value::Null)).collect();
+    restore(edit, container, &taken);
 }

@@ -13,6 +13,7 @@ use super::statefulset;
 use super::{Edit, annotation, env, get, list, named, text};
 use crate::names::{ADMIT, ETCD_VERSION, JOINER, Ordinal, PERMISSION, PERMISSION_DIR, TARGET, TURN, Target, WAITS_FOR};
 use crate::record::{Record, State};
+use crate::start::{self, BITNAMI_RUN, Start};
 
 /// The name of the volume in which `admit` reads the permission.
 const PERMISSION_VOLUME: &str = "etcd-scaler-permission";
@@ -40,9 +41,13 @@ pub fn patch(pod: &Value, statefulset: &Value, target: &Target, our_image: &str)
         return untouched;
     };
     match record.state(ordinal) {
-        Some(State::Member | State::Leaving) => Ok(member(pod, ordinal, target)),
+        Some(State::Member | State::Leaving) => Ok(member(pod, statefulset, ordinal, target)),
         Some(State::Bootstrapping) => untouched,
-        Some(State::Joining) | None => joiner(pod, ordinal, &record, target, our_image),
+        Some(State::Joining) | None => {
+            let start =
+                start::of_pod(pod, statefulset, target, ordinal).map_err(|why| refusal(target, ordinal, &why))?;
+            joiner(pod, ordinal, &record, target, &start, our_image).map_err(|why| refusal(target, ordinal, &why))
+        }
     }
 }
 
@@ -62,44 +67,42 @@ pub fn is_ready(pod: &Value) -> bool {
     list(pod, &["status", "conditions"]).iter().any(|it| is(it, "type", "Ready") && is(it, "status", "True"))
 }
 
-fn member(pod: &Value, ordinal: Ordinal, target: &Target) -> Patch {
+/// What is not understood is left as its chart made it. Images with start scripts read the environment at every
+/// start: theirs stays too.
+fn member(pod: &Value, statefulset: &Value, ordinal: Ordinal, target: &Target) -> Patch {
     let mut edit = Edit::new(pod);
-    if let Some(index) = container(pod, target) {
-        let path = ["spec", "containers", &index];
-        // Images with start scripts read the environment at every start: as their chart made it.
-        if !get(pod, &path).is_some_and(env::has_start_scripts) {
-            set_env(&mut edit, &path, &target.initial_cluster([ordinal]));
-        }
+    let start = start::of_pod(pod, statefulset, target, ordinal);
+    if let Some(index) = container(pod, target).filter(|_| start.is_ok_and(|start| !start.scripts)) {
+        set_env(&mut edit, &["spec", "containers", &index], &target.initial_cluster([ordinal]));
     }
     edit.finish()
 }
 
-fn joiner(pod: &Value, ordinal: Ordinal, record: &Record, target: &Target, our_image: &str) -> Result<Patch, String> {
+fn refusal(target: &Target, ordinal: Ordinal, why: &dyn std::fmt::Display) -> String {
     let name = target.pod(ordinal);
-    let refuse = |why: String| {
-        format!("pod {name} is not yet a member of the etcd cluster and cannot be held until it may join: {why}")
-    };
-    let index = container(pod, target).ok_or_else(|| {
-        refuse(format!(
-            "it has no container {:?}; set the name of its etcd container in etcd-scaler's values",
-            target.container
-        ))
-    })?;
+    format!("pod {name} is not yet a member of the etcd cluster and cannot be held until it may join: {why}")
+}
+
+fn joiner(
+    pod: &Value,
+    ordinal: Ordinal,
+    record: &Record,
+    target: &Target,
+    start: &Start,
+    our_image: &str,
+) -> Result<Patch, String> {
+    let name = target.pod(ordinal);
+    let Some(index) = container(pod, target) else { return Ok(Patch::default()) };
     let path = ["spec", "containers", index.as_str()];
     let etcd = get(pod, &path).unwrap_or(&Value::Null);
-    let data_dir = data_dir(etcd).map_err(&refuse)?;
-    if let Some(flag) = OVERRIDING.into_iter().find(|flag| flag_value(etcd, flag).is_some()) {
-        return Err(refuse(format!(
-            "its etcd is started with --{flag}, which overrides the environment that a joining member needs; \
-             set ETCD_* variables instead"
-        )));
-    }
-
     let mut edit = Edit::new(pod);
     let ordinals = record.members.keys().copied().chain(0..=ordinal).collect::<std::collections::BTreeSet<_>>();
     set_env(&mut edit, &path, &target.initial_cluster(ordinals));
-    if env::has_start_scripts(etcd) {
-        run_plain_etcd(&mut edit, &path, etcd).map_err(&refuse)?;
+    if start.scripts {
+        // Their set-up adds members by itself; a joiner starts plain etcd, by their own script for it (facts-etcd 7:
+        // run and found sound).
+        edit.set(&[&path[..], &["command"]].concat(), json!([BITNAMI_RUN]));
+        edit.remove(&[&path[..], &["args"]].concat());
     }
     // A learner fails 8.6's liveness probe for as long as it is one (facts-etcd 7), and how long a
     // large database takes is not the probe's to judge: the Job has the deadline.
@@ -112,10 +115,10 @@ fn joiner(pod: &Value, ordinal: Ordinal, record: &Record, target: &Target, our_i
             "name": ETCD_VERSION,
             "image": get(etcd, &["image"]),
             "imagePullPolicy": get(etcd, &["imagePullPolicy"]),
-            "command": [etcd_path(etcd), "--version"],
+            "command": [start.program, "--version"],
         }),
     );
-    let mut command = vec!["/hook".to_owned(), "admit".into(), format!("--data-dir={data_dir}")];
+    let mut command = vec!["/hook".to_owned(), "admit".into(), format!("--data-dir={}", start.data_dir)];
     command.push(format!("--permission-file={PERMISSION_DIR}/{PERMISSION_FILE}"));
     command.push(format!("--uid-file={PERMISSION_DIR}/{UID_FILE}"));
     command.push(format!("--cluster={}", record.cluster));
@@ -135,7 +138,7 @@ fn joiner(pod: &Value, ordinal: Ordinal, record: &Record, target: &Target, our_i
         }),
     );
     for init in [version, admit] {
-        append_init(&mut edit, init).map_err(&refuse)?;
+        append_init(&mut edit, init)?;
     }
     if named(list(pod, &["spec", "volumes"]), PERMISSION_VOLUME).is_none() {
         let field = format!("metadata.annotations['{PERMISSION}']");
@@ -164,9 +167,6 @@ fn joiner(pod: &Value, ordinal: Ordinal, record: &Record, target: &Target, our_i
     Ok(edit.finish())
 }
 
-/// Flags that take precedence over the environment, and so over what a joiner is given.
-const OVERRIDING: [&str; 3] = ["initial-cluster", "initial-cluster-state", "config-file"];
-
 /// The index of the etcd container, as a part of a path.
 fn container(pod: &Value, target: &Target) -> Option<String> {
     env::container(get(pod, &["spec"])?, &target.container).map(|index| index.to_string())
@@ -175,76 +175,6 @@ fn container(pod: &Value, target: &Target) -> Option<String> {
 fn set_env(edit: &mut Edit, container: &[&str], peers: &str) {
     env::set(edit, container, env::INITIAL_CLUSTER, peers);
     env::set(edit, container, env::INITIAL_CLUSTER_STATE, "existing");
-}
-
-/// The words of a container's command line, also of one that is given to a shell as a whole.
-fn words(container: &Value) -> impl Iterator<Item = &str> {
-    let lists = [list(container, &["command"]), list(container, &["args"])];
-    let parts = lists.into_iter().flatten().filter_map(Value::as_str);
-    parts.flat_map(str::split_whitespace).map(|word| word.trim_matches(['"', '\'']))
-}
-
-/// The value of a flag on the command line; etcd takes one dash or two, and `=` or a space.
-fn flag_value<'a>(container: &'a Value, flag: &str) -> Option<&'a str> {
-    let mut words = words(container);
-    while let Some(word) = words.next() {
-        let Some(name) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
-            continue;
-        };
-        match name.split_once('=') {
-            Some((name, value)) if name == flag => return Some(value.trim_matches(['"', '\''])),
-            None if name == flag => return Some(words.next().unwrap_or_default()),
-            _ => {}
-        }
-    }
-    None
-}
-
-/// The member's data directory, which `admit` must look into: where that is not certain, a stale or
-/// a live member's data could be started on.
-fn data_dir(etcd: &Value) -> Result<&str, String> {
-    let entry = list(etcd, &["env"]).iter().rev().find(|entry| text(entry, &["name"]) == Some(env::DATA_DIR));
-    // The flag overrides the variable.
-    let dir = match (flag_value(etcd, "data-dir"), entry) {
-        (Some(dir), _) => dir,
-        (None, Some(entry)) => text(entry, &["value"]).unwrap_or_default(),
-        (None, None) => "",
-    };
-    if !dir.starts_with('/') || dir.contains('$') {
-        return Err(
-            "its data directory cannot be told; set the variable ETCD_DATA_DIR of its etcd container to a literal path"
-                .into(),
-        );
-    }
-    // What `admit` judges by is the log: it must be where it looks.
-    if flag_value(etcd, "wal-dir").is_some() || named(list(etcd, &["env"]), env::WAL_DIR).is_some() {
-        return Err("its write-ahead log has a directory of its own (ETCD_WAL_DIR), so whose data it has cannot be told; leave ETCD_WAL_DIR out".into());
-    }
-    let mounted = list(etcd, &["volumeMounts"]).iter().filter_map(|mount| text(mount, &["mountPath"])).any(|mount| {
-        dir.strip_prefix(mount.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    });
-    if mounted { Ok(dir) } else { Err(format!("its data directory {dir} is on no volume")) }
-}
-
-/// Where etcd itself is, to ask its version of the image that will run.
-fn etcd_path(etcd: &Value) -> &str {
-    if env::has_start_scripts(etcd) {
-        return "/opt/bitnami/etcd/bin/etcd";
-    }
-    let command = list(etcd, &["command"]).first().and_then(Value::as_str);
-    command.filter(|path| path.rsplit('/').next() == Some("etcd")).unwrap_or("etcd")
-}
-
-/// Bitnami's set-up adds members by itself; a joiner starts plain etcd, by their own script for it
-/// (facts-etcd 7: run and found sound).
-fn run_plain_etcd(edit: &mut Edit, path: &[&str], etcd: &Value) -> Result<(), String> {
-    let own = list(etcd, &["command"]);
-    if own.first().is_some_and(|command| command.as_str() != Some(env::BITNAMI_RUN)) {
-        return Err("its Bitnami image is started by a command of its own, so its set-up, which adds members by itself, cannot be skipped; leave the command out".into());
-    }
-    edit.set(&[path, &["command"]].concat(), json!([env::BITNAMI_RUN]));
-    edit.remove(&[path, &["args"]].concat());
-    Ok(())
 }
 
 /// What the etcd container may do (so that a restricted namespace takes the init container too),

@@ -22,6 +22,7 @@ use crate::names::{
 use crate::observed::{self, Answered};
 use crate::record::{ParseRecordError, Record, State};
 use crate::size::quantity;
+use crate::start::{self, Start};
 use crate::summary::Summary;
 
 /// `spec.replicas`, 1 where it is absent as the API server has it.
@@ -197,11 +198,13 @@ pub fn created(new: &Value, target: &Target, living: Option<&Record>, newest: Op
             ));
         }
         Some(record) => {
+            // What is not understood is left as it is, and nothing is promised about it.
+            let Ok(start) = start::of_statefulset(new, target) else { return Ok(Patch::default()) };
             edit.set(&place, record.annotation().into());
             // All its pods are made from this template from now on, whatever manifest it came from.
             if let Some(container) = etcd_container(new, target) {
                 let container = container.each_ref().map(String::as_str);
-                manage(&mut edit, &container, &target.initial_cluster(0..replicas(new)), true, record);
+                manage(&mut edit, &container, &target.initial_cluster(0..replicas(new)), true, record, &start);
             }
             // Nobody rolls for the managed environment alone, as at an update.
             let same = newest.is_some_and(|newest| {
@@ -370,14 +373,18 @@ impl<'a> Update<'a> {
         edit.finish()
     }
 
-    /// Whether the environment is ours to write: from the first record on. Before it, the
-    /// bootstrap is not verified and the chart's own environment is what it needs.
-    fn manages(&self) -> bool {
+    /// Whether this is a cluster that was verified: before it, the bootstrap needs the chart's own environment.
+    fn is_verified(&self) -> bool {
         matches!(self.record(), Some(Ok(_))) && first_ordinal(self.new) == 0 && replicas(self.new) > 0
     }
 
+    /// Whether environment and partition are ours to write: of a verified cluster whose start is understood.
+    fn manages(&self) -> bool {
+        self.is_verified() && start::of_statefulset(self.new, self.target).is_ok()
+    }
+
     fn set_env(&self, edit: &mut Edit) {
-        let Some(container) = etcd_container(self.new, self.target).filter(|_| self.manages()) else {
+        let Some(container) = etcd_container(self.new, self.target).filter(|_| self.is_verified()) else {
             return;
         };
         let container = container.each_ref().map(String::as_str);
@@ -386,13 +393,41 @@ impl<'a> Update<'a> {
             return;
         }
         let live = managed_of(self.old, self.target);
+        let start = match start::of_statefulset(self.new, self.target) {
+            Ok(start) => start,
+            // A chart that goes over from variables to flags: etcd ends where it is given both, and its chart does not
+            // know of ours.
+            Err(_) if self.newly_shadowed().is_some() => {
+                env::take_back(edit, &container, &live, &managed_of(self.new, self.target));
+                return;
+            }
+            Err(_) => return,
+        };
         let live = live.get(env::INITIAL_CLUSTER).and_then(|entry| text(entry, &["value"]));
         // Once there it stays, else the next write of an annotation would be another revision.
         let stays = live.is_some_and(|live| live.ends_with(env::NO_START_WITHOUT_DATA)) && !self.changes_count();
         let made_from = self.changes_template || on_delete(self.new) || stays;
         if let Some(Ok(record)) = self.record() {
-            manage(edit, &container, &self.target.initial_cluster(0..replicas(self.new)), made_from, &record);
+            manage(edit, &container, &self.target.initial_cluster(0..replicas(self.new)), made_from, &record, &start);
         }
+    }
+
+    /// The flag that this update gives beside its variable, where it was not so before.
+    fn newly_shadowed(&self) -> Option<&'static str> {
+        start::shadowed(self.new, self.target).filter(|_| start::shadowed(self.old, self.target).is_none())
+    }
+
+    /// Why nobody may make pods from what comes of this update: etcd ends at each start.
+    #[must_use]
+    pub fn never_starts(&self) -> Option<String> {
+        self.newly_shadowed()?;
+        let mut written = self.new.clone();
+        json_patch::patch(&mut written, &self.patch()).ok()?;
+        let flag = start::shadowed(&written, self.target)?;
+        Some(format!(
+            "this change of {} is refused: it gives etcd the flag --{flag} and the variable of that name. etcd ends where a setting is given twice, so no pod that is made again would start. Leave one of the two out.",
+            self.target
+        ))
     }
 
     /// The managed environment that is to be put back before an uninstall.
@@ -455,15 +490,14 @@ fn etcd_container(object: &Value, target: &Target) -> Option<[String; 5]> {
 /// A webhook that is away cannot prepare them, and on a lost disk etcd would start empty under its live ID from a
 /// template that names every member. A member that never ran has no data yet and must start; images with start scripts
 /// of their own read the list at every start and refuse by themselves (facts-etcd 7).
-fn manage(edit: &mut Edit, container: &[&str], peers: &str, made_from: bool, record: &Record) {
-    let image = edit.get(container).cloned().unwrap_or_default();
+fn manage(edit: &mut Edit, container: &[&str], peers: &str, made_from: bool, record: &Record, start: &Start) {
     let all_ran = record.members.values().all(|member| member.state != State::Bootstrapping);
-    if made_from && all_ran && !env::has_start_scripts(&image) {
+    if made_from && all_ran && !start.scripts {
         env::set(edit, container, env::INITIAL_CLUSTER, &env::without_start_on_no_data(peers));
     } else {
         env::set(edit, container, env::INITIAL_CLUSTER, peers);
     }
-    if !env::state_does_harm(&image) {
+    if !start.state_does_harm {
         env::set(edit, container, env::INITIAL_CLUSTER_STATE, "existing");
     }
 }

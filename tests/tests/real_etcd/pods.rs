@@ -172,7 +172,7 @@ impl Pods {
                 "ownerReferences": [{ "kind": "StatefulSet", "uid": STATEFULSET }],
             },
             "spec": { "containers": [{
-                "name": container, "image": "etcd", "env": env,
+                "name": container, "image": "etcd", "command": ["etcd"], "env": env,
                 "volumeMounts": [{ "name": "data", "mountPath": mount }],
             }] },
         })
@@ -182,9 +182,10 @@ impl Pods {
     fn made(&self, world: &World, ordinal: Ordinal, pod: &observed::Pod) -> Value {
         let annotations: BTreeMap<&str, String> =
             world.record.iter().map(|r| (RECORD, Record::annotation(r))).collect();
-        let statefulset = json!({ "metadata": {
-            "name": self.target.statefulset, "uid": STATEFULSET, "annotations": annotations,
-        } });
+        let statefulset = json!({
+            "metadata": { "name": self.target.statefulset, "uid": STATEFULSET, "annotations": annotations },
+            "spec": { "volumeClaimTemplates": [{ "metadata": { "name": "data" } }] },
+        });
         let mut created = self.template(ordinal, &self.target.initial_cluster(0..world.desired));
         let patch = pod::patch(&created, &statefulset, &self.target, "etcd-scaler").unwrap();
         json_patch::patch(&mut created, &patch).unwrap();

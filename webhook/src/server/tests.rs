@@ -6,6 +6,7 @@ use axum::body::{Body, to_bytes};
 use membership::guard::reset::OnReset;
 use membership::observed::{Answer, Answered, ListedMember};
 use membership::record::{Id, Record, State as Recorded};
+use membership::world::template;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -58,9 +59,10 @@ fn statefulset() -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet",
         "metadata": { "name": "puls8-etcd", "namespace": "puls8", "uid": "sts-uid", "annotations": { "etcd-scaler.io/record": record.annotation() } },
-        "spec": { "replicas": 3, "serviceName": "puls8-etcd-headless", "template": { "spec": { "containers": [
-            { "name": "etcd", "image": "etcd:3.6.14", "env": [{ "name": "ETCD_INITIAL_CLUSTER", "value": "chart" }] }
-        ] } } }
+        "spec": {
+            "replicas": 3, "serviceName": "puls8-etcd-headless", "volumeClaimTemplates": template::claims(),
+            "template": { "spec": { "containers": [template::etcd()] } }
+        }
     })
 }
 
@@ -232,10 +234,7 @@ fn pod(ordinal: u32) -> Value {
         "metadata": { "name": format!("puls8-etcd-{ordinal}"), "ownerReferences": [
             { "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "puls8-etcd", "uid": "sts-uid" }
         ] },
-        "spec": { "containers": [{
-            "name": "etcd", "image": "etcd:3.6.14", "env": [{ "name": "ETCD_DATA_DIR", "value": "/data" }],
-            "volumeMounts": [{ "name": "data", "mountPath": "/data" }]
-        }] }
+        "spec": { "containers": [template::etcd()] }
     })
 }
 

@@ -6,10 +6,9 @@ use super::super::list;
 use super::*;
 use crate::names::tests::puls8;
 use crate::record::{Id, State};
+use crate::world::template;
 
 mod random;
-
-const CHARTS_CLUSTER: &str = "puls8-etcd-0=http://chart:2380";
 
 fn record_of(count: u32) -> Record {
     (0..count).fold(Record::new(Id(0xc1)), |record, o| record.with(o, Id(0x10 + u64::from(o)), State::Member))
@@ -25,12 +24,9 @@ fn charts() -> Value {
             "updateStrategy": { "type": "RollingUpdate", "rollingUpdate": { "partition": 0 } },
             "template": { "metadata": { "labels": { "app": "etcd" } }, "spec": { "containers": [
                 { "name": "sidecar", "image": "exporter:1", "env": [{ "name": "ETCD_INITIAL_CLUSTER", "value": "not ours" }] },
-                { "name": "etcd", "image": "registry.k8s.io/etcd:3.6.14", "env": [
-                    { "name": "ETCD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
-                    { "name": "ETCD_INITIAL_CLUSTER", "value": CHARTS_CLUSTER },
-                    { "name": "ETCD_INITIAL_CLUSTER_STATE", "value": "new" }
-                ] }
-            ] } }
+                template::etcd()
+            ] } },
+            "volumeClaimTemplates": template::claims()
         },
         "status": { "observedGeneration": 1, "replicas": 3, "updatedReplicas": 3, "currentRevision": "a", "updateRevision": "a" }
     })
@@ -247,7 +243,14 @@ fn on_delete_gets_no_partition_and_finds_it_again_on_the_way_back() {
 fn one_line_whatever_the_chart_has() {
     let four = with(live(), "/spec/replicas", json!(4));
     let wanted = puls8().initial_cluster(0..4);
-    let in_live = |object: &Value, env: Value| with(object.clone(), "/spec/template/spec/containers/1/env", env);
+    // How etcd is started stays understood.
+    let in_live = |object: &Value, env: Value| {
+        let mut etcd = template::etcd();
+        let own = etcd["env"].as_array_mut().unwrap();
+        own.retain(|entry| !entry["name"].as_str().unwrap().starts_with("ETCD_INITIAL_CLUSTER"));
+        own.extend(env.as_array().into_iter().flatten().cloned());
+        with(object.clone(), "/spec/template/spec/containers/1", etcd)
+    };
     let multi_line = json!([{ "name": "ETCD_INITIAL_CLUSTER", "value": "a=http://a:2380,\nb=http://b:2380" }]);
     let doubled = json!([
         { "name": "ETCD_INITIAL_CLUSTER", "value": "a" }, { "name": "X", "value": "1" },
@@ -256,7 +259,7 @@ fn one_line_whatever_the_chart_has() {
     ]);
     let indirect =
         json!([{ "name": "ETCD_INITIAL_CLUSTER", "valueFrom": { "configMapKeyRef": { "name": "c", "key": "k" } } }]);
-    for env in [multi_line, doubled, indirect, json!([]), json!(null)] {
+    for env in [multi_line, doubled, indirect, json!([])] {
         let others: Vec<&Value> = env.as_array().into_iter().flatten().filter(|entry| entry["name"] == "X").collect();
         let stored = write(&in_live(&live(), json!(others)), &in_live(&four, env.clone()), false);
         assert_eq!(env_of(&stored, "ETCD_INITIAL_CLUSTER"), [wanted.as_str()], "{env}");
@@ -292,14 +295,17 @@ fn a_template_that_pods_are_made_from_starts_nobody_on_an_empty_disk() {
     let began = annotated(live(), &bootstrapping);
     assert_eq!(cluster(&write(&began, &next(&began), false)), three);
     // Bitnami's scripts read the list at every start.
-    let bitnamis = with(live(), image, json!("bitnami/etcd:3.5.6-debian-11-r10"));
+    let bitnamis =
+        with(live(), "/spec/template/spec/containers/1", template::bitnamis("bitnami/etcd:3.5.6-debian-11-r10"));
     assert_eq!(cluster(&write(&live(), &bitnamis, false)), three);
 }
 
 #[test]
 fn where_state_existing_does_harm_it_is_left_to_the_chart() {
     let with_image = |image: &str| {
-        let live = with(live(), "/spec/template/spec/containers/1", json!({ "name": "etcd", "image": image }));
+        let mut etcd = if image.contains("bitnami") { template::bitnamis(image) } else { template::etcd() };
+        etcd["env"].as_array_mut().unwrap().retain(|entry| entry["name"] != "ETCD_INITIAL_CLUSTER_STATE");
+        let live = with(live(), "/spec/template/spec/containers/1", etcd);
         env_of(&write(&live, &with(live.clone(), "/spec/replicas", json!(4)), false), "ETCD_INITIAL_CLUSTER_STATE")
     };
     for harmed in [
@@ -313,6 +319,38 @@ fn where_state_existing_does_harm_it_is_left_to_the_chart() {
     for fine in ["docker.io/bitnami/etcd:3.5.6-debian-11-r10", "quay.io/coreos/etcd:v3.6.14"] {
         assert_eq!(with_image(fine), ["existing"], "{fine}");
     }
+}
+
+#[test]
+fn what_is_not_understood_is_not_written_to() {
+    let mut flags = charts();
+    flags["spec"]["template"]["spec"]["containers"][1]["args"] = json!(["--initial-cluster=a=http://a:2380"]);
+    let flags = with(flags, "/spec/template/spec/containers/1/env", json!([]));
+    let recorded = annotated(flags.clone(), &record_of(3));
+    assert_eq!(write(&flags, &recorded, true), recorded);
+    assert_eq!(created(&recorded, &puls8(), Some(&record_of(3)), None).unwrap(), Patch::default());
+    let four = with(flags, "/spec/replicas", json!(4));
+    assert!(created(&four, &puls8(), Some(&record_of(3)), None).is_err(), "the living members' count all the same");
+}
+
+/// Helm knows what it set itself: what the webhook added would stay beside the flag.
+#[test]
+fn a_chart_that_goes_over_to_flags_is_rid_of_our_variables() {
+    let args = "/spec/template/spec/containers/1/args";
+    let flags = json!(["--initial-cluster=a=http://a:2380", "--initial-cluster-state=new"]);
+    let ours = with(live(), args, flags.clone());
+    assert_eq!(Update::new(&live(), &ours, &puls8(), false).unwrap().never_starts(), None);
+    let stored = write(&live(), &ours, false);
+    assert!(
+        env_of(&stored, "ETCD_INITIAL_CLUSTER").is_empty() && env_of(&stored, "ETCD_INITIAL_CLUSTER_STATE").is_empty()
+    );
+    assert_eq!(kept(&stored), None, "nor is a partition of ours");
+    assert_eq!(partition(&stored), Some(0));
+    // Its own variable beside its own flag.
+    let own = with(ours, "/spec/template/spec/containers/1/env/1/value", json!("b=http://b:2380"));
+    insta::assert_snapshot!(Update::new(&live(), &own, &puls8(), false).unwrap().never_starts().unwrap(), @"this change of StatefulSet puls8/puls8-etcd is refused: it gives etcd the flag --initial-cluster and the variable of that name. etcd ends where a setting is given twice, so no pod that is made again would start. Leave one of the two out.");
+    // Where it was so already, this update is no worse, and may be the cure.
+    assert_eq!(Update::new(&own, &own, &puls8(), false).unwrap().never_starts(), None);
 }
 
 #[test]

@@ -4,11 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-const IMAGES: [&str; 3] =
-    ["registry.k8s.io/etcd:3.6.14", "bitnami/etcd:3.5.6-debian-11-r10", "bitnamilegacy/etcd:3.6.4"];
-
 fn entry() -> impl Strategy<Value = Value> {
-    let name = prop::sample::select(vec!["ETCD_INITIAL_CLUSTER", "ETCD_INITIAL_CLUSTER_STATE", "ETCD_NAME", "X"]);
+    let name = prop::sample::select(vec!["ETCD_INITIAL_CLUSTER", "ETCD_INITIAL_CLUSTER_STATE", "ETCD_LOG_LEVEL", "X"]);
     let value = prop_oneof![
         Just(json!({ "value": "existing" })),
         Just(json!({ "value": "puls8-etcd-0=http://chart:2380" })),
@@ -19,18 +16,29 @@ fn entry() -> impl Strategy<Value = Value> {
     (name, value).prop_map(|(name, value)| with(value, "/name", json!(name)))
 }
 
+/// Most are understood.
 fn container() -> impl Strategy<Value = Value> {
-    let env = prop_oneof![
-        1 => Just(None),
-        1 => Just(Some(Value::Null)),
-        6 => prop::collection::vec(entry(), 0..6).prop_map(|env| Some(Value::Array(env))),
-    ];
-    (env, prop::sample::select(IMAGES.to_vec())).prop_map(|(env, image)| {
-        let container = json!({ "image": image });
-        match env {
-            Some(env) => with(container, "/env", env),
-            None => container,
+    let whole = prop::sample::select(vec![
+        template::etcd(),
+        template::bitnamis("bitnami/etcd:3.5.6-debian-11-r10"),
+        template::bitnamis("bitnamilegacy/etcd:3.6.4"),
+    ]);
+    let entries = prop::collection::vec(entry(), 0..6);
+    let flags =
+        prop::sample::select(vec!["--quota-backend-bytes=1", "--initial-cluster=a", "--initial-cluster-state=new"]);
+    (whole, entries, prop::option::weighted(0.1, flags), 0..20_u32).prop_map(|(mut etcd, entries, flag, odd)| {
+        let env = etcd["env"].as_array_mut().unwrap();
+        env.retain(|entry| !entry["name"].as_str().unwrap().starts_with("ETCD_INITIAL_CLUSTER"));
+        env.extend(entries);
+        match odd {
+            0 => etcd["env"] = Value::Null,
+            1 => drop(etcd.as_object_mut().unwrap().remove("env")),
+            _ => {}
         }
+        if let Some(flag) = flag {
+            etcd["args"] = json!([flag]);
+        }
+        etcd
     })
 }
 
@@ -75,8 +83,10 @@ fn annotations() -> impl Strategy<Value = Option<Value>> {
 fn statefulset() -> impl Strategy<Value = Value> {
     let status = (0..2_u32, 0..4_u32, any::<bool>());
     (template(), strategy(), annotations(), prop::option::of(0..8_u32), status).prop_map(
-        |(template, strategy, annotations, replicas, (observed, updated, settled))| {
-            let mut spec = json!({ "template": template });
+        |(pods, strategy, annotations, replicas, (observed, updated, settled))| {
+            let mut spec = json!({
+                "template": pods, "serviceName": puls8().service, "volumeClaimTemplates": template::claims(),
+            });
             spec.as_object_mut().unwrap().extend(strategy.map(|s| ("updateStrategy".to_owned(), s)));
             spec.as_object_mut().unwrap().extend(replicas.map(|r| ("replicas".to_owned(), r.into())));
             let mut metadata = json!({ "name": "puls8-etcd", "generation": 1 });
@@ -160,13 +170,29 @@ proptest! {
             // wherever pods are made from this template.
             let mut wanted = target.initial_cluster(0..replicas(&new));
             let made_from = update.changes_template() || on_delete(&new);
-            if made_from && !env::has_start_scripts(container) {
+            let start = start::of_statefulset(&stored, &target).unwrap();
+            if made_from && !start.scripts {
                 wanted = env::without_start_on_no_data(&wanted);
             }
             prop_assert_eq!(values(env::INITIAL_CLUSTER), [&json!({ "name": env::INITIAL_CLUSTER, "value": wanted })]);
-            if !env::state_does_harm(container) {
+            if !start.state_does_harm {
                 prop_assert_eq!(values(env::INITIAL_CLUSTER_STATE), [&json!({ "name": env::INITIAL_CLUSTER_STATE, "value": "existing" })]);
             }
+        }
+
+        // What is not understood gets nothing new, and no update ends in what cannot start and did before.
+        if start::of_statefulset(&new, &target).is_err() {
+            let had = |object: &Value| annotation(object, KEPT_PARTITION).is_some();
+            prop_assert!(!had(&stored) || had(&old) || had(&new));
+            let env = |object: &Value| {
+                let containers = list(object, &["spec", "template", "spec", "containers"]).iter();
+                containers.flat_map(|container| list(container, &["env"]).to_vec()).collect::<Vec<_>>()
+            };
+            let asked = env(&new);
+            prop_assert!(env(&stored).iter().all(|entry| asked.contains(entry)), "{patch}");
+        }
+        if update.never_starts().is_none() && start::shadowed(&old, &target).is_none() {
+            prop_assert_eq!(start::shadowed(&stored, &target), None);
         }
 
         // Nobody rolls when only replicas or the managed environment change.
