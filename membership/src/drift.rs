@@ -70,16 +70,20 @@ fn run(target: &Target, subcommand: &str) -> String {
 
 /// `etcdctl member remove`, asked of a member of this list.
 fn removal(target: &Target, answers: &BTreeMap<Ordinal, Answered>, live: &Agreed, member: &ListedMember) -> String {
+    format!("{} member remove {}", teller(target, answers, live), member.id)
+}
+
+/// etcdctl, in the pod of a member that tells this list.
+fn teller(target: &Target, answers: &BTreeMap<Ordinal, Answered>, live: &Agreed) -> String {
     let holds =
         |view: &crate::observed::View| view.agreed.cluster == live.cluster && view.agreed.members == live.members;
     let views = views(answers);
     let asked = views.iter().find(|view| holds(view)).and_then(|view| view.holders.keys().next().copied());
     format!(
-        "kubectl -n {} exec {} -c {} -- etcdctl member remove {}",
+        "kubectl -n {} exec {} -c {} -- etcdctl",
         target.namespace,
         target.pod(asked.unwrap_or(0)),
-        target.container,
-        member.id
+        target.container
     )
 }
 
@@ -96,6 +100,14 @@ pub fn recognise(target: &Target, record: &Record, answers: &BTreeMap<Ordinal, A
         Ok(_) if live.cluster != record.cluster => Some(another_cluster(target, record, &live)),
         Ok(listed) => changed(target, record, &listed),
     }
+}
+
+/// A member that no record can name, where there is none yet.
+#[must_use]
+pub fn unnamed(target: &Target, answers: &BTreeMap<Ordinal, Answered>) -> Option<Drift> {
+    let live = agreed(target, answers, None).ok()?;
+    let member = live.by_ordinal(target).err()?;
+    Some(stranger(target, answers, &live, member))
 }
 
 /// A member that answers as a cluster of its own, though the recorded cluster lists it.
@@ -129,9 +141,13 @@ pub fn split(target: &Target, record: &Record, answers: &BTreeMap<Ordinal, Answe
     })
 }
 
-/// A member at no pod of the StatefulSet.
+/// A member whose peer URL is no pod's of the StatefulSet: one of its own under another spelling, or one elsewhere.
 #[must_use]
 pub fn stranger(target: &Target, answers: &BTreeMap<Ordinal, Answered>, live: &Agreed, member: &ListedMember) -> Drift {
+    let is_free = |ordinal: &Ordinal| live.members.iter().all(|it| ordinal_of(target, it) != Some(*ordinal));
+    if let Some(ordinal) = at_pod(target, answers, member).filter(is_free) {
+        return spelled_otherwise(target, answers, live, ordinal, member);
+    }
     Drift {
         found: format!(
             "etcd lists member {} ({:?}) with peer URL {}, which is no pod of {target}",
@@ -139,9 +155,60 @@ pub fn stranger(target: &Target, answers: &BTreeMap<Ordinal, Answered>, live: &A
             member.name,
             member.peer_urls.join(",")
         ),
+        way_out: if member.started() {
+            "No record can name it. It has run elsewhere, and whether it is needed only who ran it can tell: have it leave etcd from there, or check --cluster-domain and the headless Service's name".into()
+        } else {
+            format!(
+                "No record can name it, and it never started: remove it ({}), or check --cluster-domain and the headless Service's name",
+                removal(target, answers, live, member)
+            )
+        },
+    }
+}
+
+/// The pod that a member is in, however its peer URL is spelled: who answers with its ID, or by the name that it has
+/// given itself or is reached by. One that is away now is no stranger.
+#[must_use]
+pub fn at_pod(target: &Target, answers: &BTreeMap<Ordinal, Answered>, member: &ListedMember) -> Option<Ordinal> {
+    let answering = |(&ordinal, answered): (&Ordinal, &Answered)| {
+        answered.as_ref().is_ok_and(|answer| answer.member == member.id).then_some(ordinal)
+    };
+    let host = |url: &String| {
+        let host = url.split_once("://")?.1;
+        target.ordinal_of(host.split(['.', ':', '/']).next()?)
+    };
+    ordinal_of(target, member)
+        .or_else(|| answers.iter().find_map(answering))
+        .or_else(|| target.ordinal_of(&member.name))
+        .or_else(|| member.peer_urls.iter().find_map(host))
+}
+
+/// A member in a pod of ours whose peer URL is not its pod's, and all others of which that is so.
+fn spelled_otherwise(
+    target: &Target,
+    answers: &BTreeMap<Ordinal, Answered>,
+    live: &Agreed,
+    ordinal: Ordinal,
+    member: &ListedMember,
+) -> Drift {
+    let pod = target.pod(ordinal);
+    let others = live.members.iter().filter(|member| ordinal_of(target, member).is_none() && !member.learner);
+    let asked = teller(target, answers, live);
+    let commands = others.filter_map(|member| {
+        let url = target.peer_url(at_pod(target, answers, member)?);
+        Some(format!("{asked} member update {} --peer-urls={url}", member.id))
+    });
+    let commands: Vec<String> = commands.collect();
+    Drift {
+        found: format!(
+            "etcd lists the member in {pod} ({}) with peer URL {}, and needed is {}",
+            member.id,
+            member.peer_urls.join(","),
+            target.peer_url(ordinal)
+        ),
         way_out: format!(
-            "No record can name it: remove it ({}), or check --cluster-domain and the headless Service's name",
-            removal(target, answers, live, member)
+            "It stays a member: only the URL has to change. Have its chart give that one (ETCD_INITIAL_ADVERTISE_PEER_URLS, and for each member in ETCD_INITIAL_CLUSTER); then, one after the other: {}",
+            commands.join("; ")
         ),
     }
 }
@@ -283,7 +350,7 @@ fn after(
             _ => {
                 let pod = seen.target.pod(ordinal);
                 return Err(format!(
-                    "etcd lists {pod} as voting member {}, which is not recorded and does not answer: what it is, is not known. Nothing was changed. Have it answer, or remove it ({}), and run this again",
+                    "etcd lists {pod} as voting member {}, which is not recorded and does not answer: what it is, is not known. Nothing was changed. Have it answer; if it is lost for good, remove it ({}); and run this again",
                     member.id,
                     removal(&seen.target, &seen.answers, live, member)
                 ));

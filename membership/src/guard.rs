@@ -171,6 +171,10 @@ impl Change<'_> {
             ));
         }
         let Some(record) = record else {
+            let seen = self.seen.filter(|seen| seen.age <= MAX_AGE);
+            if let Some(drift) = seen.and_then(|seen| drift::unnamed(target, seen.answers)) {
+                return Some(self.refuse(&drift.found, "No record can be written of it.", &drift.way_out));
+            }
             return Some(self.refuse(
                 "the cluster has not been verified yet (no record)",
                 "A change during the bootstrap can make a second cluster.",

@@ -146,7 +146,7 @@ fn volumes(seen: &Observed, limits: &Limits) -> Result<(), Step> {
         let pod = seen.target.pod(ordinal);
         if let Some(misfit) = volume.misfit.as_ref().filter(|_| !volume.bound) {
             return Err(Step::Fail(format!(
-                "the volume for {pod} exists and does not fit: {misfit}. Delete or rename it, then upgrade again"
+                "the volume for {pod} exists and does not fit: {misfit}. It is left as it is: what is on it may be the only copy. Name volumes of your own for this etcd (pv.namePrefix, and pv.hostPath for their directories), then upgrade again"
             )));
         }
         if !volume.exists && !volume.bound {

@@ -112,7 +112,7 @@ fn added_by_hand() {
     insta::assert_snapshot!(reconcile(&world.observe()).1, @"puls8-etcd-3 (member 000000000000006b) is not recorded: it was added by hand and never started; recorded as joining: the next run has it join as member 000000000000006b, or takes it back");
     // Started and silent: nobody knows what it is.
     world.members.get_mut(&3).unwrap().started = true;
-    insta::assert_snapshot!(refused(&world.observe()), @"etcd lists puls8-etcd-3 as voting member 000000000000006b, which is not recorded and does not answer: what it is, is not known. Nothing was changed. Have it answer, or remove it (kubectl -n puls8 exec puls8-etcd-0 -c etcd -- etcdctl member remove 000000000000006b), and run this again");
+    insta::assert_snapshot!(refused(&world.observe()), @"etcd lists puls8-etcd-3 as voting member 000000000000006b, which is not recorded and does not answer: what it is, is not known. Nothing was changed. Have it answer; if it is lost for good, remove it (kubectl -n puls8 exec puls8-etcd-0 -c etcd -- etcdctl member remove 000000000000006b); and run this again");
     // It answers under its ID: it is a member.
     world.serving.insert(3, id);
     let (record, what) = reconcile(&world.observe());
@@ -136,7 +136,7 @@ fn replaced_by_hand() {
 }
 
 #[test]
-fn a_member_at_no_pod_can_only_be_removed() {
+fn a_member_at_no_pod_is_its_owners() {
     let world = World::settled(3);
     let mut seen = world.observe();
     for answer in seen.answers.values_mut().flatten() {
@@ -149,8 +149,42 @@ fn a_member_at_no_pod_can_only_be_removed() {
             learner: false,
         });
     }
-    insta::assert_snapshot!(recognised(&seen), @r#"etcd lists member 0000000000000bad ("other") with peer URL http://other:2380, which is no pod of StatefulSet puls8/puls8-etcd. Nothing was changed. No record can name it: remove it (kubectl -n puls8 exec puls8-etcd-0 -c etcd -- etcdctl member remove 0000000000000bad), or check --cluster-domain and the headless Service's name"#);
+    // It may be a healthy one, and hold what nobody else does.
+    insta::assert_snapshot!(recognised(&seen), @r#"etcd lists member 0000000000000bad ("other") with peer URL http://other:2380, which is no pod of StatefulSet puls8/puls8-etcd. Nothing was changed. No record can name it. It has run elsewhere, and whether it is needed only who ran it can tell: have it leave etcd from there, or check --cluster-domain and the headless Service's name"#);
     assert_eq!(refused(&seen), recognised(&seen));
+    for answer in seen.answers.values_mut().flatten() {
+        answer.list.as_mut().unwrap()[3].client_urls.clear();
+    }
+    insta::assert_snapshot!(recognised(&seen), @r#"etcd lists member 0000000000000bad ("other") with peer URL http://other:2380, which is no pod of StatefulSet puls8/puls8-etcd. Nothing was changed. No record can name it, and it never started: remove it (kubectl -n puls8 exec puls8-etcd-0 -c etcd -- etcdctl member remove 0000000000000bad), or check --cluster-domain and the headless Service's name"#);
+}
+
+/// As an etcd whose chart names its members by short names, or by addresses.
+#[test]
+fn a_member_under_another_url_is_never_to_be_removed() {
+    let spelled = |url: &dyn Fn(Ordinal) -> String| {
+        let mut seen = World::settled(3).observe();
+        for answer in seen.answers.values_mut().flatten() {
+            for (ordinal, member) in (0..).zip(answer.list.as_mut().unwrap()) {
+                member.peer_urls = vec![url(ordinal)];
+            }
+        }
+        seen
+    };
+    let short = spelled(&|ordinal| format!("http://puls8-etcd-{ordinal}.puls8-etcd-headless:2380"));
+    insta::assert_snapshot!(recognised(&short), @"etcd lists the member in puls8-etcd-0 (0000000000000065) with peer URL http://puls8-etcd-0.puls8-etcd-headless:2380, and needed is http://puls8-etcd-0.puls8-etcd-headless.puls8.svc.cluster.local:2380. Nothing was changed. It stays a member: only the URL has to change. Have its chart give that one (ETCD_INITIAL_ADVERTISE_PEER_URLS, and for each member in ETCD_INITIAL_CLUSTER); then, one after the other: kubectl -n puls8 exec puls8-etcd-0 -c etcd -- etcdctl member update 0000000000000065 --peer-urls=http://puls8-etcd-0.puls8-etcd-headless.puls8.svc.cluster.local:2380; kubectl -n puls8 exec puls8-etcd-0 -c etcd -- etcdctl member update 0000000000000067 --peer-urls=http://puls8-etcd-1.puls8-etcd-headless.puls8.svc.cluster.local:2380; kubectl -n puls8 exec puls8-etcd-0 -c etcd -- etcdctl member update 0000000000000069 --peer-urls=http://puls8-etcd-2.puls8-etcd-headless.puls8.svc.cluster.local:2380");
+    let record = short.record.clone().unwrap();
+    assert_eq!(
+        unnamed(&short.target, &short.answers).unwrap(),
+        recognise(&short.target, &record, &short.answers).unwrap()
+    );
+    // By its ID, its name, or what it is reached by: one that is away now too.
+    let mut away = spelled(&|ordinal| format!("http://10.0.0.{ordinal}:2380"));
+    away.answers.insert(2, Err("no answer".into()));
+    assert!(
+        recognised(&away).contains("member update") && !recognised(&away).contains("remove"),
+        "{}",
+        recognised(&away)
+    );
 }
 
 #[test]
