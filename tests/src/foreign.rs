@@ -1,10 +1,11 @@
 //! An etcd that is not the release's: a StatefulSet, its Services and volumes, applied with kubectl
 //! as another chart would have them, and adopted by our chart with `etcd.enabled=false`.
 
+use anyhow::ensure;
 use serde_json::{Value, json};
 
 use crate::process::apply;
-use crate::release::{Ran, Release};
+use crate::release::{Ran, Release, Storage};
 
 /// The partition that this StatefulSet's owner chose: not the default, so that it is seen whether
 /// it comes back.
@@ -116,7 +117,7 @@ impl Release {
                     "metadata": { "name": "data" },
                     "spec": {
                         "accessModes": ["ReadWriteOnce"],
-                        "storageClassName": "manual",
+                        "storageClassName": self.storage.class(),
                         "resources": { "requests": { "storage": "2Gi" } },
                     },
                 }],
@@ -128,6 +129,10 @@ impl Release {
     #[must_use]
     pub fn foreign_started(&self, starts: Starts) -> Vec<Value> {
         let mut object = self.foreign_statefulset(3);
+        if starts != Starts::Variables {
+            // These roll as a whole.
+            object["spec"]["updateStrategy"]["rollingUpdate"]["partition"] = json!(0);
+        }
         let template = &mut object["spec"]["template"]["spec"];
         let settings = self.settings(starts);
         let config = |data: Value| {
@@ -264,7 +269,8 @@ impl Release {
             service(&format!("{set}-headless"), headless),
         ];
         items.extend(self.foreign_started(starts));
-        items.extend((0..3).map(|ordinal| {
+        let made_by_hand = if self.storage == Storage::Manual { 0..3 } else { 0..0 };
+        items.extend(made_by_hand.map(|ordinal| {
             let claim = format!("data-{}", self.pod(ordinal));
             json!({
                 "apiVersion": "v1",
@@ -281,6 +287,25 @@ impl Release {
             })
         }));
         apply(&json!({ "apiVersion": "v1", "kind": "List", "items": items })).await.map(drop)
+    }
+
+    /// That each pod's etcd is what the StatefulSet's own template makes of it: nobody else wrote into it.
+    ///
+    /// # Errors
+    /// What differs.
+    pub async fn foreign_pods_are_as_made(&self) -> anyhow::Result<()> {
+        let set = self.json(&["get", "statefulset", &self.statefulset()]).await?;
+        let pods = self.json(&["get", "pods", "-l", "app=etcd"]).await?;
+        let template = &set["spec"]["template"]["spec"];
+        for pod in pods["items"].as_array().into_iter().flatten() {
+            for field in ["/containers/0/command", "/containers/0/args", "/containers/0/env", "/containers/0/envFrom"] {
+                let (made, asked) = (pod["spec"].pointer(field), template.pointer(field));
+                ensure!(made == asked, "{field} of {} is {made:?}, its template's {asked:?}", pod["metadata"]["name"]);
+            }
+            let inits = |spec: &Value| spec["initContainers"].as_array().map_or(0, Vec::len);
+            ensure!(inits(&pod["spec"]) == inits(template), "{} has other init containers", pod["metadata"]["name"]);
+        }
+        Ok(())
     }
 
     /// Installs our chart without an etcd, to look after the foreign StatefulSet.

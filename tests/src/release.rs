@@ -41,7 +41,7 @@ pub enum Storage {
 
 impl Storage {
     /// The class of the claims.
-    fn class(self) -> String {
+    pub(crate) fn class(self) -> String {
         match self {
             Self::Manual => "manual".to_owned(),
             Self::Provisioned => std::env::var("PROVISIONED").unwrap_or_else(|_| "bed-local".to_owned()),

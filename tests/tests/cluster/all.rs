@@ -2,9 +2,10 @@
 
 mod bad_install;
 mod by_hand;
-mod commands;
+pub mod commands;
 mod drift;
 mod failed_joins;
+mod foreign;
 mod guard;
 mod helm;
 mod image_gone;
