@@ -6,6 +6,7 @@
 
 pub mod condition;
 pub mod deletion;
+pub mod disruption;
 pub mod reset;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -17,6 +17,7 @@ use crate::certificate::Certificates;
 use crate::cluster::Cluster;
 use crate::events::Events;
 use crate::health::Health;
+use crate::held::Held;
 use crate::launcher::Launcher;
 use crate::lost_disk;
 use crate::readiness::Readiness;
@@ -130,6 +131,7 @@ impl Args {
             events.clone(),
         );
         let launcher = Launcher::new(&client, &target, volumes.plan(), cluster.clone(), events.clone());
+        let held = Held::nobody();
         let admission = Admission {
             cluster: cluster.clone(),
             health: health.clone(),
@@ -137,6 +139,7 @@ impl Args {
             our_image: image,
             hook: format!("system:serviceaccount:{}:{hook_service_account}", target.namespace),
             on_reset,
+            held: held.clone(),
         };
         let bundles = Bundles {
             client,
@@ -149,6 +152,7 @@ impl Args {
         tokio::spawn(bundles.keep(authority.clone(), readiness.clone()));
         tokio::spawn(readiness.clone().watch_synced(live.clone()));
         tokio::spawn(server::check_own_listener(listen.port(), names[0].clone(), authority, readiness.clone()));
+        tokio::spawn(held.wake(cluster.clone(), live.clone(), health.clone()));
         tokio::spawn(cluster.wake_when_ready(readiness.clone()));
         tokio::spawn(lost_disks);
         tokio::spawn(launcher.run(live, health));

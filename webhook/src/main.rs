@@ -10,6 +10,7 @@ mod events;
 #[cfg(test)]
 mod fake_api;
 mod health;
+mod held;
 mod launcher;
 mod lost_disk;
 mod readiness;

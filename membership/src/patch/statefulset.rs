@@ -421,7 +421,9 @@ impl<'a> Update<'a> {
         let (before, asked) = (partition(self.old).unwrap_or(0), partition(self.new).unwrap_or(0));
         if self.changes_template {
             let own = if asked == before { kept.unwrap_or(before) } else { asked };
-            if own != asked {
+            // Without a number the controller makes the pod of a low ordinal from the template before while it rolls, so
+            // that of a sick member, deleted to be cured, would come back as sick.
+            if own != asked || partition(self.new).is_none() {
                 edit.set(&PARTITION, own.into());
             }
             return None;

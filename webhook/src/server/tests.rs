@@ -14,6 +14,7 @@ use crate::cluster::tests::{cluster, target};
 use crate::events::Events;
 use crate::fake_api::FakeApi;
 use crate::health::Health;
+use crate::held::Held;
 
 const STATEFULSET: &str = "/apis/apps/v1/namespaces/puls8/statefulsets/puls8-etcd";
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/puls8/events/";
@@ -75,6 +76,7 @@ fn bench(health: Option<BTreeMap<u32, Answered>>) -> Bench {
         our_image: "etcd-scaler:1".into(),
         hook: HOOK.into(),
         on_reset: OnReset::default(),
+        held: Held::nobody(),
     };
     let readiness = Arc::new(Readiness::default());
     Bench { api, router: router(admission, readiness.clone()), readiness }
