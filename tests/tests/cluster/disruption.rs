@@ -51,7 +51,9 @@ async fn a_roll_out_waits_while_a_member_is_sick() -> Result {
         });
         let said = held?;
         release.say(&said);
-        let printed = upgraded?.ended.ok()?;
+        let upgraded = upgraded?.ended;
+        let printed = upgraded.printed();
+        upgraded.ok()?;
         ensure!(printed.contains("Its roll-out stands still"), "the check did not warn:\n{printed}");
         rolled(release, 3).await?;
         during.to = now();
