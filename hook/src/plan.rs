@@ -97,6 +97,7 @@ async fn look(mut target: Target, asked: Asked, end: Instant) -> anyhow::Result<
         rollout: statefulset::rollout(&object),
         canary: statefulset::canary(&object),
         room: statefulset::room(&object, &target),
+        strategy: statefulset::unknown_strategy(&object, from.max(to)),
         diverged: statefulset::diverged(&object),
         override_: statefulset::override_of(&object),
         seen: Some(Seen { age: began.elapsed(), answers: &answers }),

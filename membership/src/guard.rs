@@ -68,6 +68,8 @@ pub struct Change<'a> {
     pub canary: Option<String>,
     /// The limits that the StatefulSet sets.
     pub room: Room,
+    /// What of `spec.updateStrategy` is not known to roll one member at a time, in a sentence.
+    pub strategy: Option<String>,
     /// That members hold different keys, as it was confirmed last, in a sentence.
     pub diverged: Option<String>,
     /// The annotation [`OVERRIDE`], if there is one.
@@ -237,6 +239,13 @@ impl Change<'_> {
         }
         if let Some(diverged) = &self.diverged {
             return Some(self.refuse(
+        if let Some(strategy) = &self.strategy {
+            return Some(self.refuse(
+                strategy,
+                "A roll-out may then take more than one member at once, and what etcd-scaler holds back while the count changes may not be held back.",
+                "Set spec.updateStrategy to RollingUpdate (without maxUnavailable, or with 1) or to OnDelete, and ask again.",
+            ));
+        }
                 &format!("the members did not hold the same keys when they were compared last: {diverged}"),
                 "Each change of members lets another of them decide what was acknowledged.",
                 &format!(

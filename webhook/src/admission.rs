@@ -135,6 +135,7 @@ impl Admission {
             room: statefulset::room(&new, &target),
             diverged: statefulset::diverged(&old),
             override_: statefulset::override_of(&new),
+            strategy: statefulset::unknown_strategy(&new, live.max(asked)),
             seen: None,
         };
         // Going back to what is verified is an undo, whoever asks.
@@ -187,6 +188,7 @@ impl Admission {
                 diverged: statefulset::diverged(&live),
                 override_: statefulset::override_of(&live),
                 seen,
+                strategy: statefulset::unknown_strategy(&live, count(&old).max(count(&new))),
             })
         });
         Ok(match decision {
@@ -286,7 +288,9 @@ impl Admission {
         if wanted == 0 && statefulset::may_stop(&live) {
             return Ok(Verdict::untouched());
         }
-        let deleting = !live["metadata"]["deletionTimestamp"].is_null();
+        // Members are numbered from 0; of others nothing is recorded, and nothing known.
+        let numbered_otherwise = statefulset::first_ordinal(&live) != 0;
+        let deleting = !live["metadata"]["deletionTimestamp"].is_null() || numbered_otherwise;
         let Some(ordinal) = target.ordinal_of(name).filter(|_| !deleting && pod::owned_by(&pod, &live)) else {
             return Ok(Verdict::untouched());
         };
@@ -326,7 +330,9 @@ impl Admission {
         };
         let target = self.cluster.target(&live);
         let stops = statefulset::replicas(&live) == 0 && statefulset::may_stop(&live);
-        let goes = !live["metadata"]["deletionTimestamp"].is_null() || self.cluster.left(&live);
+        let goes = !live["metadata"]["deletionTimestamp"].is_null()
+            || self.cluster.left(&live)
+            || statefulset::first_ordinal(&live) != 0;
         let Some(ordinal) = target.ordinal_of(name).filter(|_| !stops && !goes) else { return Verdict::untouched() };
         let leave = self.may_leave(&live, &target, ordinal, Going::Eviction).await;
         leave.map_or_else(Verdict::Later, |()| Verdict::untouched())

@@ -54,6 +54,7 @@ struct Case {
     deletes_claims: bool,
     rollout: Option<String>,
     canary: Option<String>,
+    strategy: Option<String>,
     room: Room,
     diverged: Option<String>,
     override_: Option<Result<Override, String>>,
@@ -73,6 +74,7 @@ fn from_three_to(new: u32) -> Case {
         deletes_claims: false,
         rollout: None,
         canary: None,
+        strategy: None,
         room: Room { quota: 8 << 30, volume: Some(2 << 30) },
         diverged: None,
         override_: None,
@@ -98,7 +100,18 @@ impl Case {
 
     fn decide(self) -> Decision {
         let Self { new, old, request, first_ordinal, record, answers, age, .. } = self;
-        let Self { changes_template, may_stop, deletes_claims, rollout, canary, room, diverged, override_, .. } = self;
+        let Self {
+            changes_template,
+            may_stop,
+            deletes_claims,
+            rollout,
+            canary,
+            strategy,
+            room,
+            diverged,
+            override_,
+            ..
+        } = self;
         let seen = age.map(|age| Seen { age, answers: &answers });
         decide(&Change {
             target: &puls8(),
@@ -112,6 +125,7 @@ impl Case {
             deletes_claims,
             rollout,
             canary,
+            strategy,
             room,
             diverged,
             override_,
@@ -310,6 +324,17 @@ fn while_a_roll_out_is_under_way() {
     insta::assert_snapshot!(canary.refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: a roll-out stops half-way (partition 2: 1 of 3 pods are updated). While the count changes no pod may roll, so one that is made again meanwhile would go back to the older template and its image. Finish it (spec.updateStrategy.rollingUpdate.partition 0) or take it back, and ask again.");
     let rolling = from_three_to(4).with(|case| case.rollout = Some("1 of 3 pods are updated".into()));
     insta::assert_snapshot!(rolling.refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: a roll-out is under way (1 of 3 pods are updated). It restarts members while another joins. Wait for it (kubectl rollout status -n puls8 statefulset/puls8-etcd) and ask again.");
+}
+
+#[test]
+fn an_update_strategy_that_is_not_known() {
+    let unknown = |to| {
+        from_three_to(to)
+            .with(|case| case.strategy = Some("spec.updateStrategy.rollingUpdate.maxUnavailable is 2".into()))
+    };
+    insta::assert_snapshot!(unknown(4).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: spec.updateStrategy.rollingUpdate.maxUnavailable is 2. A roll-out may then take more than one member at once, and what etcd-scaler holds back while the count changes may not be held back. Set spec.updateStrategy to RollingUpdate (without maxUnavailable, or with 1) or to OnDelete, and ask again.");
+    unknown(2).refused();
+    assert!(unknown(3).admitted().is_empty(), "a repair");
 }
 
 #[test]

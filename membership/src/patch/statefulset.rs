@@ -106,7 +106,7 @@ pub fn deletes_claims(object: &Value) -> bool {
 /// differ by the managed environment alone. OnDelete never rolls by itself.
 #[must_use]
 pub fn rollout(object: &Value) -> Option<String> {
-    if on_delete(object) || annotation(object, KEPT_PARTITION).is_some() {
+    if rolls_nobody(object) {
         return None;
     }
     let seen = number(object, &["status", "observedGeneration"]).unwrap_or(0);
@@ -137,7 +137,7 @@ pub fn rollout(object: &Value) -> Option<String> {
 #[must_use]
 pub fn canary(object: &Value) -> Option<String> {
     let partition = partition(object).filter(|partition| *partition > 0)?;
-    if on_delete(object) || annotation(object, KEPT_PARTITION).is_some() || rollout(object).is_some() {
+    if rolls_nobody(object) || rollout(object).is_some() {
         return None;
     }
     let revision = |which: &str| text(object, &["status", which]);
@@ -150,8 +150,42 @@ pub fn canary(object: &Value) -> Option<String> {
 /// nobody while a partition of ours is in force, and never under `OnDelete`.
 #[must_use]
 pub fn rolls_nobody(object: &Value) -> bool {
-    on_delete(object) || annotation(object, KEPT_PARTITION).is_some()
+    on_delete(object) || is_held(object)
 }
+
+/// Whether a partition of ours holds every pod.
+fn is_held(object: &Value) -> bool {
+    rolls_by_partition(object) && annotation(object, KEPT_PARTITION).is_some()
+}
+/// What of `spec.updateStrategy` is not known to roll one pod of so many at a time, in a sentence: a kind that came with a
+/// later Kubernetes, or more than one at once.
+#[must_use]
+pub fn unknown_strategy(object: &Value, count: u32) -> Option<String> {
+    if let Some(kind) = strategy(object).filter(|kind| !["RollingUpdate", "OnDelete"].contains(kind)) {
+        return Some(format!("spec.updateStrategy.type is {kind}, which this etcd-scaler does not know"));
+    }
+    let max = get(object, &["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"])?;
+    // As Kubernetes has it: a share is rounded down, and never less than one.
+    let at_once = match max.as_str() {
+        None => max.as_u64(),
+        Some(text) => {
+            text.strip_suffix('%').and_then(|share| share.parse::<u64>().ok()).map(|it| it * u64::from(count) / 100)
+        }
+    };
+    let one = at_once.is_some_and(|at_once| at_once <= 1);
+    let max = max.as_str().map_or_else(|| max.to_string(), str::to_owned);
+    (!one).then(|| format!("spec.updateStrategy.rollingUpdate.maxUnavailable is {max}"))
+}
+
+fn strategy(object: &Value) -> Option<&str> {
+    text(object, &["spec", "updateStrategy", "type"])
+}
+
+/// Whether its updates roll as a partition says; absent is RollingUpdate, as Kubernetes has it.
+fn rolls_by_partition(object: &Value) -> bool {
+    strategy(object).is_none_or(|kind| kind == "RollingUpdate")
+}
+
 
 /// Where the controller is behind what is wanted, in a sentence: pods missing, too many, not Ready,
 /// or made from an older template than the strategy allows. `None`: it has nothing to do.
@@ -199,7 +233,8 @@ pub fn created(new: &Value, target: &Target, living: Option<&Record>, newest: Op
         Some(record) => {
             edit.set(&place, record.annotation().into());
             // All its pods are made from this template from now on, whatever manifest it came from.
-            if let Some(container) = etcd_container(new, target) {
+            let known = rolls_by_partition(new) || on_delete(new);
+            if let Some(container) = etcd_container(new, target).filter(|_| known) {
                 let container = container.each_ref().map(String::as_str);
                 manage(&mut edit, &container, &target.initial_cluster(0..replicas(new)), true, record);
             }
@@ -209,7 +244,7 @@ pub fn created(new: &Value, target: &Target, living: Option<&Record>, newest: Op
                     |object| env::without_managed(get(object, &TEMPLATE).unwrap_or(&Value::Null), &target.container);
                 as_stored(bare(newest)) == as_stored(bare(new))
             });
-            if same && !on_delete(new) && annotation(new, KEPT_PARTITION).is_none() {
+            if same && rolls_by_partition(new) && annotation(new, KEPT_PARTITION).is_none() {
                 let own = partition(new).unwrap_or(0);
                 edit.set(&["metadata", "annotations", KEPT_PARTITION], own.to_string().into());
                 edit.set(&PARTITION, replicas(new).max(own).into());
@@ -373,7 +408,8 @@ impl<'a> Update<'a> {
     /// Whether the environment is ours to write: from the first record on. Before it, the
     /// bootstrap is not verified and the chart's own environment is what it needs.
     fn manages(&self) -> bool {
-        matches!(self.record(), Some(Ok(_))) && first_ordinal(self.new) == 0 && replicas(self.new) > 0
+        let known = rolls_by_partition(self.new) || on_delete(self.new);
+        matches!(self.record(), Some(Ok(_))) && first_ordinal(self.new) == 0 && replicas(self.new) > 0 && known
     }
 
     fn set_env(&self, edit: &mut Edit) {
@@ -408,13 +444,13 @@ impl<'a> Update<'a> {
         }
         // Given back in this request: their own again.
         if annotation(self.new, LEFT).is_some() && annotation(self.old, LEFT) != annotation(self.new, LEFT) {
-            if let Some(own) = kept {
+            if let Some(own) = kept.filter(|_| rolls_by_partition(self.new)) {
                 edit.set(&PARTITION, own.into());
             }
             return None;
         }
-        if on_delete(self.new) {
-            // Needs no partition. Theirs stays kept as long as the pods differ from the template
+        if !rolls_by_partition(self.new) {
+            // OnDelete needs no partition, and of a kind that is not known nothing is written. Theirs stays kept as long as the pods differ from the template
             // by the managed environment alone, for the way back to RollingUpdate.
             return kept.filter(|_| !self.changes_template);
         }
@@ -478,7 +514,7 @@ fn partition(object: &Value) -> Option<u32> {
 }
 
 fn on_delete(object: &Value) -> bool {
-    text(object, &["spec", "updateStrategy", "type"]) == Some("OnDelete")
+    strategy(object) == Some("OnDelete")
 }
 
 fn number(object: &Value, path: &[&str]) -> Option<u32> {
