@@ -19,6 +19,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use crate::cluster::Cluster;
+use crate::controller;
 use crate::events::{Events, Reason};
 use crate::health::Health;
 use crate::held::Held;
@@ -97,6 +98,7 @@ impl Admission {
         let kind = (request.resource.resource.as_str(), request.sub_resource.as_deref().unwrap_or_default());
         match (kind, &request.operation) {
             (("statefulsets", "scale"), Operation::Update) => self.scale(request).await,
+            (("statefulsets", "status"), Operation::Update) => Ok(self.controller_seen(request)),
             (("pods", ""), Operation::Delete) => self.delete_pod(request).await,
             (("pods", "eviction"), Operation::Create) => Ok(self.evict(request).await),
             _ => Ok(Verdict::untouched()),
@@ -130,12 +132,13 @@ impl Admission {
             changes_template: update.changes_template(),
             may_stop: statefulset::may_stop(&new),
             deletes_claims: statefulset::deletes_claims(&new),
+            controller: statefulset::controller(&old),
             rollout: statefulset::rollout(&old),
             canary: statefulset::canary(&old),
+            strategy: statefulset::unknown_strategy(&new, live.max(asked)),
             room: statefulset::room(&new, &target),
             diverged: statefulset::diverged(&old),
             override_: statefulset::override_of(&new),
-            strategy: statefulset::unknown_strategy(&new, live.max(asked)),
             seen: None,
         };
         // Going back to what is verified is an undo, whoever asks.
@@ -182,13 +185,14 @@ impl Admission {
                 changes_template: false,
                 may_stop: statefulset::may_stop(&live),
                 deletes_claims: statefulset::deletes_claims(&live),
+                controller: statefulset::controller(&live),
                 rollout: statefulset::rollout(&live),
                 canary: statefulset::canary(&live),
+                strategy: statefulset::unknown_strategy(&live, count(&old).max(count(&new))),
                 room: statefulset::room(&live, &target),
                 diverged: statefulset::diverged(&live),
                 override_: statefulset::override_of(&live),
                 seen,
-                strategy: statefulset::unknown_strategy(&live, count(&old).max(count(&new))),
             })
         });
         Ok(match decision {
@@ -314,6 +318,15 @@ impl Admission {
             Ok(()) => Verdict::untouched(),
             Err(why) => Verdict::Deny(why),
         })
+    }
+
+    /// Who writes the StatefulSet's status is its controller; only a user that is not noted yet comes here.
+    fn controller_seen(&self, request: &AdmissionRequest<DynamicObject>) -> Verdict {
+        let user = request.user_info.username.as_deref().filter(|_| !request.dry_run);
+        if let Some(user) = user.filter(|_| self.cluster.is_target(request.namespace.as_deref(), &request.name)) {
+            tokio::spawn(controller::note(self.cluster.clone(), user.to_owned()));
+        }
+        Verdict::untouched()
     }
 
     /// A pod is asked to leave its node. Its failure policy lets it pass when nobody answers, so whatever could not be

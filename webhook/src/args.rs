@@ -15,6 +15,7 @@ use crate::admission::Admission;
 use crate::bundle::Bundles;
 use crate::certificate::Certificates;
 use crate::cluster::Cluster;
+use crate::controller;
 use crate::events::Events;
 use crate::health::Health;
 use crate::held::Held;
@@ -153,7 +154,8 @@ impl Args {
         tokio::spawn(readiness.clone().watch_synced(live.clone()));
         tokio::spawn(server::check_own_listener(listen.port(), names[0].clone(), authority, readiness.clone()));
         tokio::spawn(held.wake(cluster.clone(), live.clone(), health.clone()));
-        tokio::spawn(cluster.wake_when_ready(readiness.clone()));
+        tokio::spawn(cluster.clone().wake_when_ready(readiness.clone()));
+        tokio::spawn(controller::ask(cluster.clone(), live.clone()));
         tokio::spawn(lost_disks);
         tokio::spawn(launcher.run(live, health));
         server::serve(listen, tls, admission, readiness).await

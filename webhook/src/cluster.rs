@@ -268,6 +268,26 @@ impl Cluster {
         });
     }
 
+    /// Writes an annotation of the StatefulSet.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn annotate(&self, key: &str, value: &str) -> kube::Result<()> {
+        let patch = json!({ "metadata": { "annotations": { key: value } } });
+        let params = PatchParams::apply(FIELD_MANAGER);
+        self.api.patch(&self.names.statefulset, &params, &Patch::Merge(&patch)).await.map(drop)
+    }
+
+    /// Writes into the status of the StatefulSet, if it is still as it was seen.
+    ///
+    /// # Errors
+    /// When it is not, or the API server refuses it.
+    pub async fn patch_status(&self, seen: &Value, mut patch: Value) -> kube::Result<()> {
+        patch["metadata"] = json!({ "resourceVersion": seen["metadata"]["resourceVersion"] });
+        let params = PatchParams::apply(FIELD_MANAGER);
+        self.api.patch_status(&self.names.statefulset, &params, &Patch::Merge(&patch)).await.map(drop)
+    }
+
     /// Has the StatefulSet's controller look at once; whether it was told.
     pub async fn wake(&self, how: &str) -> bool {
         let now = Timestamp::now().to_string();

@@ -6,6 +6,7 @@ mod args;
 mod bundle;
 mod certificate;
 mod cluster;
+mod controller;
 mod events;
 #[cfg(test)]
 mod fake_api;

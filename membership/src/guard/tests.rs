@@ -52,6 +52,7 @@ struct Case {
     changes_template: bool,
     may_stop: bool,
     deletes_claims: bool,
+    controller: Option<&'static str>,
     rollout: Option<String>,
     canary: Option<String>,
     strategy: Option<String>,
@@ -72,6 +73,7 @@ fn from_three_to(new: u32) -> Case {
         changes_template: false,
         may_stop: false,
         deletes_claims: false,
+        controller: Some(CONTROLLERS[0]),
         rollout: None,
         canary: None,
         strategy: None,
@@ -99,7 +101,7 @@ impl Case {
     }
 
     fn decide(self) -> Decision {
-        let Self { new, old, request, first_ordinal, record, answers, age, .. } = self;
+        let Self { new, old, request, first_ordinal, record, controller, answers, age, .. } = self;
         let Self {
             changes_template,
             may_stop,
@@ -123,6 +125,7 @@ impl Case {
             changes_template,
             may_stop,
             deletes_claims,
+            controller,
             rollout,
             canary,
             strategy,
@@ -324,6 +327,18 @@ fn while_a_roll_out_is_under_way() {
     insta::assert_snapshot!(canary.refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: a roll-out stops half-way (partition 2: 1 of 3 pods are updated). While the count changes no pod may roll, so one that is made again meanwhile would go back to the older template and its image. Finish it (spec.updateStrategy.rollingUpdate.partition 0) or take it back, and ask again.");
     let rolling = from_three_to(4).with(|case| case.rollout = Some("1 of 3 pods are updated".into()));
     insta::assert_snapshot!(rolling.refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: a roll-out is under way (1 of 3 pods are updated). It restarts members while another joins. Wait for it (kubectl rollout status -n puls8 statefulset/puls8-etcd) and ask again.");
+}
+
+#[test]
+fn no_member_leaves_while_nothing_holds_the_controller_back() {
+    let down = |controller| from_three_to(2).with(|case| case.controller = controller);
+    insta::assert_snapshot!(down(Some("system:controllers")).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 2 is refused: the StatefulSet controller works as system:controllers, and etcd-scaler holds back system:serviceaccount:kube-system:statefulset-controller and system:kube-controller-manager. The pod of a member that still votes would be deleted unasked. Run kube-controller-manager with --use-service-account-credentials=true, and ask again.");
+    insta::assert_snapshot!(down(None).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 2 is refused: as which user the StatefulSet controller works is not known yet. The pod of a member that still votes would be deleted unasked. It is seen when the controller next writes the StatefulSet's status, which the webhook has it do. Ask again in a few seconds; if it stays so, see the webhook's log.");
+    for user in CONTROLLERS {
+        down(Some(user)).admitted();
+    }
+    // It deletes nobody then.
+    from_three_to(4).with(|case| case.controller = None).admitted();
 }
 
 #[test]

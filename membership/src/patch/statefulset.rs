@@ -17,7 +17,7 @@ use super::{Edit, annotation, env, get, ownership, text};
 use crate::guard::condition::{DEFAULT_QUOTA, Override, Room};
 use crate::guard::reset::OnReset;
 use crate::names::{
-    KEPT_PARTITION, LEAVING, LEFT, ON_RESET, OVERRIDE, Ordinal, RECORD, SCALED_TO, STOP, SUMMARY, Target,
+    CONTROLLER, KEPT_PARTITION, LEAVING, LEFT, ON_RESET, OVERRIDE, Ordinal, RECORD, SCALED_TO, STOP, SUMMARY, Target,
 };
 use crate::observed::{self, Answered};
 use crate::record::{ParseRecordError, Record, State};
@@ -94,6 +94,12 @@ pub fn override_of(object: &Value) -> Option<Result<Override, String>> {
     annotation(object, OVERRIDE).map(Override::parse)
 }
 
+/// The user as which its controller was last seen.
+#[must_use]
+pub fn controller(object: &Value) -> Option<&str> {
+    annotation(object, CONTROLLER)
+}
+
 /// Whether the claim of a pod that is scaled away goes with it.
 #[must_use]
 pub fn deletes_claims(object: &Value) -> bool {
@@ -146,17 +152,6 @@ pub fn canary(object: &Value) -> Option<String> {
     two.then(|| format!("partition {partition}: {updated} of {all} pods are updated"))
 }
 
-/// Whether the controller has no reason to delete a pod that is wanted and has not ended: it rolls
-/// nobody while a partition of ours is in force, and never under `OnDelete`.
-#[must_use]
-pub fn rolls_nobody(object: &Value) -> bool {
-    on_delete(object) || is_held(object)
-}
-
-/// Whether a partition of ours holds every pod.
-fn is_held(object: &Value) -> bool {
-    rolls_by_partition(object) && annotation(object, KEPT_PARTITION).is_some()
-}
 /// What of `spec.updateStrategy` is not known to roll one pod of so many at a time, in a sentence: a kind that came with a
 /// later Kubernetes, or more than one at once.
 #[must_use]
@@ -186,6 +181,17 @@ fn rolls_by_partition(object: &Value) -> bool {
     strategy(object).is_none_or(|kind| kind == "RollingUpdate")
 }
 
+/// Whether the controller has no reason to delete a pod that is wanted and has not ended: it rolls
+/// nobody while a partition of ours is in force, and never under `OnDelete`.
+#[must_use]
+pub fn rolls_nobody(object: &Value) -> bool {
+    on_delete(object) || is_held(object)
+}
+
+/// Whether a partition of ours holds every pod.
+fn is_held(object: &Value) -> bool {
+    rolls_by_partition(object) && annotation(object, KEPT_PARTITION).is_some()
+}
 
 /// Where the controller is behind what is wanted, in a sentence: pods missing, too many, not Ready,
 /// or made from an older template than the strategy allows. `None`: it has nothing to do.

@@ -5,10 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tests::cluster::is_bed;
-use tests::faults::{freeze_container, kill_node, start_node, thaw_container};
+use tests::faults::{controllers_with, freeze_container, kill_node, start_node, thaw_container};
 use tests::load::Load;
 use tests::process::{apply, kubectl, run, until};
 use tests::release::{Helm, Release, now};
+use tests::rolls::{Watch, most_down};
 use tests::scenario;
 
 use crate::disruption::{
@@ -19,6 +20,8 @@ use crate::webhook_down::from_now;
 
 type Result = anyhow::Result<()>;
 
+/// As whom all controllers work without accounts of their own.
+const SHARED: &str = "system:kube-controller-manager";
 /// A drain that waits for a member, and a member that starts again.
 const DRAINED: Duration = Duration::from_secs(150);
 
@@ -255,4 +258,137 @@ async fn budget_is(release: &Release, min: u64) -> Result {
     let asks = spec["minAvailable"] == min && spec["maxUnavailable"].is_null();
     ensure!(asks && name == &json!(release.statefulset()), "{}", budgets[0]);
     Ok(())
+}
+
+/// Where all controllers are one user, its deletes are held back too. At 93d759c the guard was off without a word.
+#[tokio::test]
+#[ignore = "needs the test bed: make test-all"]
+async fn where_all_controllers_are_one_user_a_member_leaves_before_its_pod() -> Result {
+    with_one_user("one-user", as_one_user).await
+}
+
+/// The garbage collector and the namespace controller are that user as well.
+#[tokio::test]
+#[ignore = "needs the test bed: make test-all"]
+async fn a_namespace_ends_without_a_webhook_where_all_controllers_are_one_user() -> Result {
+    with_one_user("one-user-ends", async |release| {
+        release.install(3, &[]).await?;
+        controller_is(release, SHARED).await?;
+        release.stop_webhook().await?;
+        let left = release.cluster_objects().await?;
+        let namespace = ["delete", "namespace", &release.namespace, "--timeout=90s"];
+        run("kubectl", namespace, "", Duration::from_secs(100)).await?.ok()?;
+        // What the uninstall would have taken along.
+        let kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations,validatingadmissionpolicies,\
+                     validatingadmissionpolicybindings,clusterroles,clusterrolebindings";
+        for name in left {
+            kubectl(["delete", kinds, &name, "--ignore-not-found"]).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn with_one_user(name: &str, scenario: impl AsyncFnOnce(&Release) -> Result) -> Result {
+    scenario::run_alone(Release::of(name, Helm::V4), async |release| {
+        if !is_bed() {
+            release.say("not the test bed: the controllers cannot be started otherwise");
+            return Ok(());
+        }
+        // What an administrator gives it there.
+        let rights = ["create", "clusterrolebinding", "one-user", "--clusterrole=cluster-admin", "--user", SHARED];
+        kubectl(["delete", "clusterrolebinding", "one-user", "--ignore-not-found"]).await?;
+        kubectl(rights).await?;
+        controllers_with(&["--use-service-account-credentials=false"]).await?;
+        let done = scenario(release).await;
+        let as_before = controllers_with(&[]).await;
+        kubectl(["delete", "clusterrolebinding", "one-user"]).await?;
+        done.and(as_before)
+    })
+    .await
+}
+
+async fn as_one_user(release: &Release) -> Result {
+    release.install(4, &[]).await?;
+    controller_is(release, SHARED).await?;
+    let load = Load::start(release).await?;
+    let mut during = from_now();
+    // With no Job nobody takes members out, and no pod goes.
+    no_jobs(release).await?;
+    let before = release.pods().await?;
+    scale(release, 3).await?.ok()?;
+    until("the controller is refused", HELD, async || {
+        let events = ["get", "events", "--field-selector", "reason=FailedDelete", "-o", "jsonpath={.items[*].message}"];
+        let said = release.kubectl(&events).await?;
+        ensure!(said.contains("is still in etcd's member list"), "{said:?}");
+        Ok(())
+    })
+    .await?;
+    tokio::time::sleep(STAYS).await;
+    ensure!(release.pods().await? == before, "a member's pod went before it");
+    jobs(release).await?;
+    until("three are left", ROLLED, async || ends_with(release, 3).await).await?;
+    // Somebody else as the controller, of whom the rule knows nothing.
+    let note = ["annotate", "--overwrite", "statefulset", &release.statefulset(), "etcd-scaler.io/controller=somebody"];
+    release.kubectl(&note).await?;
+    let refused = scale(release, 2).await?;
+    ensure!(!refused.success && refused.printed().contains("works as somebody"), "{}", refused.printed());
+    release.say(refused.printed().trim());
+    // The next write of the status tells better.
+    release.kubectl(&["delete", "pod", &release.pod(2), "--wait=false"]).await?;
+    controller_is(release, SHARED).await?;
+    until("it is back", ROLLED, async || release.is_settled(3).await).await?;
+    during.to = now();
+    load.lost_nothing(3, &during).await.map(drop)
+}
+
+/// The user as which the webhook has seen the controller.
+async fn controller_is(release: &Release, user: &str) -> Result {
+    until("the controller is known", HELD, async || {
+        let set = release.json(&["get", "statefulset", &release.statefulset()]).await?;
+        let seen = &set["metadata"]["annotations"]["etcd-scaler.io/controller"];
+        ensure!(seen == user, "it is {seen}");
+        Ok(())
+    })
+    .await
+}
+
+/// More than one at once, and more than one is never taken.
+#[tokio::test]
+#[ignore = "needs the test bed: make test-all"]
+async fn where_two_may_roll_at_once_one_does_and_no_member_joins() -> Result {
+    let release = Release::of("two-at-once", Helm::V4);
+    scenario::run_alone(release, async |release| {
+        if !is_bed() {
+            release.say("not the test bed: the API server's features are as they are");
+            return Ok(());
+        }
+        release.install(3, &[]).await?;
+        let two = json!({ "spec": { "updateStrategy": { "rollingUpdate": { "partition": 0, "maxUnavailable": 2 } } } });
+        let (set, two) = (release.statefulset(), two.to_string());
+        release.kubectl(&["patch", "statefulset", &set, "--type=merge", "-p", &two]).await?;
+        let live = release.json(&["get", "statefulset", &set]).await?;
+        if live["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"].is_null() {
+            release.say("this Kubernetes drops maxUnavailable: nothing can take two at once");
+            return Ok(());
+        }
+        for count in [4, 2] {
+            let refused = scale(release, count).await?;
+            ensure!(!refused.success && refused.printed().contains("maxUnavailable is 2"), "{}", refused.printed());
+            release.say(refused.printed().trim());
+        }
+        let load = Load::start(release).await?;
+        let watch = Watch::start(release, 3).await?;
+        let mut during = from_now();
+        let template =
+            json!({ "spec": { "template": { "metadata": { "annotations": { "rolled": "once" } } } } }).to_string();
+        release.kubectl(&["patch", "statefulset", &set, "--type=merge", "-p", &template]).await?;
+        rolled(release, 3).await?;
+        during.to = now();
+        let looks = watch.stop().await?;
+        ensure!(most_down(&looks).len() == 1, "down at the same time: {:?}", most_down(&looks));
+        release.is_settled(3).await?;
+        load.lost_nothing(3, &during).await.map(drop)
+    })
+    .await
 }
