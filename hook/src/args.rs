@@ -13,6 +13,7 @@ use membership::replace::Asked;
 use membership::volume::VolumePlan;
 
 use crate::before::{Before, Snapshots};
+use crate::budget::Budget;
 use crate::drift::{self, Decision};
 use crate::pools::DiskPools;
 use crate::report::LogTo;
@@ -95,6 +96,10 @@ struct Scale {
     volumes: VolumeArgs,
     #[command(flatten)]
     before: BeforeArgs,
+    /// Keep a PodDisruptionBudget that lets so many members be evicted at once, or `none` [default: the StatefulSet's own
+    /// chart has one, which is only looked at].
+    #[arg(long, env = "ETCD_SCALER_BUDGET", value_parser = Budget::parse)]
+    budget: Option<Budget>,
     /// What started this run.
     #[arg(long, env = "ETCD_SCALER_TRIGGER", default_value = "manual")]
     trigger: Trigger,
@@ -355,11 +360,12 @@ impl Args {
 
 impl Scale {
     fn run(self) -> scale::Run {
-        let Self { target, volumes, before, trigger, deadline, join_deadline, lease, pod_name } = self;
+        let Self { target, volumes, before, budget, trigger, deadline, join_deadline, lease, pod_name } = self;
         let target = target.target();
         let (lease, plan) = (lease_of(lease, &target), volumes.plan());
         let before = before.before(&target, plan.clone());
-        scale::Run { target, plan, before, trigger, deadline, join_deadline, lease, pod_name }
+        let budget = budget.unwrap_or(Budget::Theirs);
+        scale::Run { target, plan, before, budget, trigger, deadline, join_deadline, lease, pod_name }
     }
 }
 

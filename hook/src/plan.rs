@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use kube::api::ListParams;
 use membership::guard::{self, Change, Decision, Request, Seen};
 use membership::names::{MOST_MEMBERS, Target};
 use membership::observed::agreed;
@@ -13,6 +14,7 @@ use membership::patch::statefulset;
 use membership::start;
 use membership::volume::OnScaleDown;
 use serde::Serialize;
+use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use crate::args::Output;
@@ -94,8 +96,10 @@ async fn look(mut target: Target, asked: Asked, end: Instant) -> anyhow::Result<
         changes_template: false,
         may_stop: statefulset::may_stop(&object),
         deletes_claims: statefulset::deletes_claims(&object),
+        controller: statefulset::controller(&object),
         rollout: statefulset::rollout(&object),
         canary: statefulset::canary(&object),
+        strategy: statefulset::unknown_strategy(&object, from.max(to)),
         room: statefulset::room(&object, &target),
         diverged: statefulset::diverged(&object),
         override_: statefulset::override_of(&object),
@@ -114,7 +118,8 @@ async fn look(mut target: Target, asked: Asked, end: Instant) -> anyhow::Result<
     };
     let steps = outline::steps(&target, scale);
     Ok(match decision {
-        Decision::Admit { warnings, lifted } => {
+        Decision::Admit { mut warnings, lifted } => {
+            warnings.extend(budget(&objects, &target, &object, scale.from).await);
             Answer { from, to, admitted: true, refusal: None, warnings, lifted, steps }
         }
         Decision::Refuse(why) => Answer {
@@ -127,6 +132,19 @@ async fn look(mut target: Target, asked: Asked, end: Instant) -> anyhow::Result<
             steps: Vec::new(),
         },
     })
+}
+
+/// What is to be said of the PodDisruptionBudget, for the members that there are.
+async fn budget(objects: &Objects, target: &Target, statefulset: &Value, members: u32) -> Option<String> {
+    let listed = match objects.budgets.list(&ListParams::default()).await {
+        Ok(listed) => listed.items,
+        Err(error) => {
+            return Some(format!("whether a PodDisruptionBudget selects the pods of {target} is not known: {error}"));
+        }
+    };
+    let all: Vec<Value> = listed.iter().filter_map(|it| serde_json::to_value(it).ok()).collect();
+    let members = usize::try_from(members).unwrap_or(usize::MAX);
+    membership::budget::warning(target, &membership::budget::others(&all, statefulset, None), members)
 }
 
 impl Answer {

@@ -55,8 +55,14 @@ pub async fn run(
     let reports = Reports::about(objects.client.clone(), reference(&live), "preflight");
     let mut deleting = false;
     let checked = async {
-        if let Some(fixed) = dry_run(&objects, &target, &live, &rendered).await? {
-            return make_again(&objects, &target, &live, lease, &fixed, (&mut deleting, end)).await.map(Some);
+        let tried = match dry_run(&objects, &target, &live, &rendered).await? {
+            Tried::Fixed(fixed) => {
+                return make_again(&objects, &target, &live, lease, &fixed, (&mut deleting, end)).await.map(Some);
+            }
+            Tried::Admitted(tried) => tried,
+        };
+        if from == to && rolls(&target, &live, &tried)? {
+            warn_of_sick(&target, to, &reports, end).await;
         }
         if from != to && record(&live)?.is_none_or(|record| record.count() != to) {
             // Who is to go may be gone already; whether it may go is the guard's to say.
@@ -149,26 +155,51 @@ impl std::fmt::Display for Fixed {
 
 impl std::error::Error for Fixed {}
 
-/// Shows the whole StatefulSet to the API server and so to the webhook, without an effect. What is
-/// fixed in the live one and differs, in words.
+/// How the change went without an effect.
+enum Tried {
+    /// It is admitted, and would be stored so.
+    Admitted(Box<StatefulSet>),
+    /// This is fixed in the live one and differs, in words.
+    Fixed(Vec<String>),
+}
+
+/// Whether the change makes pods anew.
+fn rolls(target: &Target, live: &StatefulSet, tried: &StatefulSet) -> anyhow::Result<bool> {
+    let (live, tried) = (serde_json::to_value(live)?, serde_json::to_value(tried)?);
+    // Its annotations are not what is asked about.
+    Ok(statefulset::Update::new(&live, &tried, target, true).is_ok_and(|update| update.changes_template()))
+}
+
+/// The roll-out will stand still: no reason to refuse it, it may be the cure.
+async fn warn_of_sick(target: &Target, count: u32, reports: &Reports, end: Instant) {
+    let Some((ordinal, sick)) = lasting_sickness(target, count, end).await else { return };
+    let note = format!(
+        "{sick}, and this upgrade changes the pod template. Its roll-out stands still before a pod without which no quorum would serve, and goes on by itself when every member is well. If the change is the cure, delete the pod of the sick member after the upgrade: kubectl delete pod -n {} {}",
+        target.namespace,
+        target.pod(ordinal)
+    );
+    reports.trouble("RollOutWaits", note).await;
+}
+
+/// Shows the whole StatefulSet to the API server and so to the webhook, without an effect.
 async fn dry_run(
     objects: &Objects,
     target: &Target,
     live: &StatefulSet,
     rendered: &StatefulSet,
-) -> anyhow::Result<Option<Vec<String>>> {
+) -> anyhow::Result<Tried> {
     // Helm's own manager name: what it owns is not taken from it, not even in a dry run.
     let params =
         PatchParams { dry_run: true, force: true, field_manager: Some("helm".into()), ..PatchParams::default() };
     match objects.statefulsets.patch(&target.statefulset, &params, &Patch::Apply(rendered)).await {
-        Ok(_) => Ok(None),
+        Ok(tried) => Ok(Tried::Admitted(Box::new(tried))),
         Err(kube::Error::Api(status)) if status.message.contains("failed calling webhook") => bail!(
             "etcd-scaler's webhook does not answer, and without it no change of members is safe: {}. See why (kubectl -n {} get pods -l app.kubernetes.io/component=webhook), then upgrade again",
             status.message,
             target.namespace
         ),
         Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains("fields other than") => {
-            Ok(Some(immutable::differences(live, rendered)))
+            Ok(Tried::Fixed(immutable::differences(live, rendered)))
         }
         Err(kube::Error::Api(status)) => bail!("{}", status.message),
         Err(error) => Err(error).context("failed to try the change out (server-side dry run)"),
@@ -217,15 +248,22 @@ async fn unbound_claims(objects: &Objects, target: &Target, live: &StatefulSet) 
 
 /// Every member must answer, lead or follow, and report no alarm.
 async fn all_healthy(target: &Target, count: u32, end: Instant) -> anyhow::Result<()> {
+    match lasting_sickness(target, count, end).await {
+        None => Ok(()),
+        Some((_, sick)) => bail!(
+            "{sick}; a change of members needs every member healthy. Repair it first (kubectl describe pod), then upgrade again"
+        ),
+    }
+}
+
+/// Who is sick, and how, after some patience.
+async fn lasting_sickness(target: &Target, count: u32, end: Instant) -> Option<(Ordinal, String)> {
     let end = end.min(Instant::now() + PATIENCE);
     loop {
         let answers = etcd::observe(target, 0..count, ANSWER).await;
-        let sick = answers.iter().find_map(|(&ordinal, answered)| sick(target, ordinal, answered));
-        let Some(sick) = sick else { return Ok(()) };
+        let sick = answers.iter().find_map(|(&o, answered)| Some((o, sick(target, o, answered)?)))?;
         if Instant::now() + LOOK >= end {
-            bail!(
-                "{sick}; a change of members needs every member healthy. Repair it first (kubectl describe pod), then upgrade again"
-            );
+            return Some(sick);
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::apply::{Applied, Apply};
 use crate::args::Trigger;
 use crate::before::Before;
+use crate::budget::{Budget, Kept};
 use crate::failpoint::{self, Failpoint};
 use crate::lease::Lease;
 use crate::objects::{Objects, is_passing, patiently, reference, replicas};
@@ -51,6 +52,8 @@ pub struct Run {
     pub plan: VolumePlan,
     /// What is looked at before members join.
     pub before: Before,
+    /// Whose PodDisruptionBudget there is.
+    pub budget: Budget,
     /// Who started it.
     pub trigger: Trigger,
     /// For everything.
@@ -68,7 +71,7 @@ pub struct Run {
 /// # Errors
 /// Why it is not done, in one line.
 pub async fn run(run: Run) -> anyhow::Result<()> {
-    let Run { mut target, plan, before, trigger, deadline, join_deadline, lease, pod_name } = run;
+    let Run { mut target, plan, before, budget, trigger, deadline, join_deadline, lease, pod_name } = run;
     let started = Instant::now();
     info!(
         "etcd-scaler {} for {target}, started by {trigger:?}, deadline {} s",
@@ -87,7 +90,7 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     let mut lease = Lease::acquire(objects.leases.clone(), &lease, &pod_name, end).await?;
     patiently(end, || keep_the_copies(&objects, &target, &lease)).await?;
     failpoint::at(Failpoint::LeaseTaken, &lease).await;
-    let work = Work { objects: &objects, reports: &reports, plan: &plan, join_deadline, end };
+    let work = Work { objects: &objects, reports: &reports, plan: &plan, budget, join_deadline, end };
     let ready = before.see_to(&objects, &reports, &target, &statefulset, replicas(&statefulset), end).await;
     let worked = match ready {
         Ok(()) => work.until_done(&mut target, &mut lease).await,
@@ -143,6 +146,7 @@ struct Work<'a> {
     objects: &'a Objects,
     reports: &'a Reports,
     plan: &'a VolumePlan,
+    budget: Budget,
     join_deadline: Duration,
     end: Instant,
 }
@@ -152,6 +156,7 @@ impl Work<'_> {
     async fn until_done(&self, target: &mut Target, lease: &mut Lease) -> anyhow::Result<u32> {
         let mut observer = Observer::default();
         let mut waits = Waits::default();
+        let mut budget = Kept::new(self.budget);
         let mut last_entry = Instant::now();
         let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
         // Why the run has ended but for undoing what is half done.
@@ -187,6 +192,19 @@ impl Work<'_> {
                 bail!(
                     "the deadline passed before what was half done was undone: a newcomer may still be in etcd's member list (etcdctl member list); the next run goes on from there"
                 );
+            }
+            // Before a member is added; past the deadline only what is half done is undone.
+            if over.is_none() {
+                let follow = budget.follow(self.objects, self.reports, &statefulset, &seen, &step);
+                match self.bounded(follow).await {
+                    Ok(()) => {}
+                    Err(error) if is_passing(&error) => {
+                        waits.say(&format!("the API server: {error:#}"));
+                        tokio::time::sleep(LOOK).await;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             match step {
                 Step::Done => return Ok(seen.desired),

@@ -6,6 +6,7 @@
 
 pub mod condition;
 pub mod deletion;
+pub mod disruption;
 pub mod reset;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,7 @@ use std::time::Duration;
 use crate::drift;
 use crate::guard::condition::{Concern, Override, Room, Way, concerns};
 use crate::names::Ordinal;
-use crate::names::{MOST_MEMBERS, OVERRIDE, STOP, Target};
+use crate::names::{CONTROLLERS, MOST_MEMBERS, OVERRIDE, STOP, Target};
 use crate::observed::{Answer, Answered, ListedMember, agreed, ordinal_of};
 use crate::quorum::quorum;
 use crate::record::{ParseRecordError, Record, State};
@@ -64,10 +65,14 @@ pub struct Change<'a> {
     pub may_stop: bool,
     /// Whether the claim of a pod that is scaled away is deleted with it (`whenScaled: Delete`).
     pub deletes_claims: bool,
+    /// The user as which the StatefulSet controller was last seen.
+    pub controller: Option<&'a str>,
     /// The roll-out under way, in a sentence.
     pub rollout: Option<String>,
     /// The roll-out that the chart's or a person's partition stops half-way, in a sentence.
     pub canary: Option<String>,
+    /// What of `spec.updateStrategy` is not known to roll one member at a time, in a sentence.
+    pub strategy: Option<String>,
     /// The limits that the StatefulSet sets.
     pub room: Room,
     /// That members hold different keys, as it was confirmed last, in a sentence.
@@ -245,6 +250,13 @@ impl Change<'_> {
                 "Finish it (spec.updateStrategy.rollingUpdate.partition 0) or take it back, and ask again.",
             ));
         }
+        if let Some(strategy) = &self.strategy {
+            return Some(self.refuse(
+                strategy,
+                "A roll-out may then take more than one member at once, and what etcd-scaler holds back while the count changes may not be held back.",
+                "Set spec.updateStrategy to RollingUpdate (without maxUnavailable, or with 1) or to OnDelete, and ask again.",
+            ));
+        }
         if let Some(diverged) = &self.diverged {
             return Some(self.refuse(
                 &format!("the members did not hold the same keys when they were compared last: {diverged}"),
@@ -400,6 +412,9 @@ impl Change<'_> {
                 "Set it to Retain (the default) first. With pv.onScaleDown=delete etcd-scaler deletes a claim itself, after its member is gone.",
             ));
         }
+        if let Some(unguarded) = self.unguarded() {
+            return Some(unguarded);
+        }
         if let Some(drifted) = self.drifted(record) {
             return Some(drifted);
         }
@@ -432,6 +447,25 @@ impl Change<'_> {
             ));
         }
         None
+    }
+
+    /// Nothing holds the controller's deletes back until members have left.
+    fn unguarded(&self) -> Option<Decision> {
+        let [own, shared] = CONTROLLERS;
+        let why = "The pod of a member that still votes would be deleted unasked.";
+        match self.controller {
+            Some(user) if CONTROLLERS.contains(&user) => None,
+            Some(user) => Some(self.refuse(
+                &format!("the StatefulSet controller works as {user}, and etcd-scaler holds back {own} and {shared}"),
+                why,
+                "Run kube-controller-manager with --use-service-account-credentials=true, and ask again.",
+            )),
+            None => Some(self.refuse(
+                "as which user the StatefulSet controller works is not known yet",
+                why,
+                "It is seen when the controller next writes the StatefulSet's status, which the webhook has it do. Ask again in a few seconds; if it stays so, see the webhook's log.",
+            )),
+        }
     }
 
     /// The members of the record that were seen sick, by ordinal; refused where it is not known.

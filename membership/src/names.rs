@@ -30,6 +30,13 @@ pub const ON_RESET: &str = "etcd-scaler.io/on-reset";
 /// The annotation of the StatefulSet with the count that was set through `statefulsets/scale` and is
 /// kept though the release has another one.
 pub const SCALED_TO: &str = "etcd-scaler.io/scaled-to";
+/// The annotation of the StatefulSet with the user as which its controller was last seen.
+pub const CONTROLLER: &str = "etcd-scaler.io/controller";
+/// The users as which the StatefulSet controller may delete no pod unasked: its own account, and the one that all
+/// controllers share where kube-controller-manager runs without `--use-service-account-credentials`. The chart's rule has
+/// the same.
+pub const CONTROLLERS: [&str; 2] =
+    ["system:serviceaccount:kube-system:statefulset-controller", "system:kube-controller-manager"];
 /// The annotation of a pod that the webhook made a joiner (`"true"`).
 pub const JOINER: &str = "etcd-scaler.io/joiner";
 /// The scheduling gate of a joining pod whose turn has not come.
@@ -155,6 +162,14 @@ pub(crate) mod tests {
     #[test]
     fn the_pages_four_peers_are_on_one_line() {
         insta::assert_snapshot!(puls8().initial_cluster(0..4), @"puls8-etcd-0=http://puls8-etcd-0.puls8-etcd-headless.puls8.svc.cluster.local:2380,puls8-etcd-1=http://puls8-etcd-1.puls8-etcd-headless.puls8.svc.cluster.local:2380,puls8-etcd-2=http://puls8-etcd-2.puls8-etcd-headless.puls8.svc.cluster.local:2380,puls8-etcd-3=http://puls8-etcd-3.puls8-etcd-headless.puls8.svc.cluster.local:2380");
+    }
+
+    #[test]
+    fn the_charts_rule_keeps_the_same_users_from_deleting() {
+        let rule = include_str!("../../chart/templates/webhook/configurations.yaml");
+        for user in super::CONTROLLERS {
+            assert!(rule.contains(&format!("request.userInfo.username == '{user}'")), "{user}");
+        }
     }
 
     #[test]

@@ -215,7 +215,8 @@ fn agreed(seen: &Observed) -> Result<Agreed, Step> {
             .filter_map(|(&o, pod)| pod.trouble.as_ref().map(|t| format!("{}: {}", seen.target.pod(o), t.what)))
             .collect();
         let pods = if stuck.is_empty() { String::new() } else { format!("; {}", stuck.join("; ")) };
-        Step::Wait(format!("a quorum of etcd members to answer: {why}{pods}"))
+        let not_made = ending::not_made(seen).unwrap_or_default();
+        Step::Wait(format!("a quorum of etcd members to answer: {why}{pods}{not_made}"))
     })
 }
 

@@ -187,6 +187,14 @@ pub async fn start_api_server() -> anyhow::Result<()> {
     control_plane(&["start", "kube-apiserver"]).await
 }
 
+/// Has the bed's controllers run with these flags behind their own; with none as the bed starts them.
+///
+/// # Errors
+/// When they do not run.
+pub async fn controllers_with(flags: &[&str]) -> anyhow::Result<()> {
+    control_plane(&[&["start", "kube-controller-manager"], flags].concat()).await
+}
+
 /// Takes the network link of a node of the bed down: its processes run on and reach nobody.
 ///
 /// # Errors
@@ -203,13 +211,14 @@ pub async fn join_node(name: &str) -> anyhow::Result<()> {
     node(name, &["join"]).await.map(drop)
 }
 
-/// Starts the bed's API server, and starts and thaws every node: what a scenario that failed may
+/// Starts the bed's API server and controllers, and starts and thaws every node: what a scenario that failed may
 /// have left behind.
 ///
 /// # Errors
 /// When one does not come back.
 pub async fn repair_bed() -> anyhow::Result<()> {
     start_api_server().await?;
+    controllers_with(&[]).await?;
     for name in nodes().await? {
         // One that runs is thawed and joined by it.
         start_node(&name).await?;

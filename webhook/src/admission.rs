@@ -5,11 +5,13 @@
 use std::time::Duration;
 
 use json_patch::Patch;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::DynamicObject;
 use kube::core::admission::{AdmissionRequest, Operation};
+use membership::guard::disruption::{self, Going, Leave};
 use membership::guard::reset::{self, OnReset};
 use membership::guard::{self, Change, Decision, deletion};
-use membership::names::Target;
+use membership::names::{MOST_MEMBERS, Ordinal, Target};
 use membership::observed;
 use membership::patch::pod;
 use membership::patch::statefulset::{self, Update};
@@ -18,8 +20,10 @@ use serde_json::Value;
 use tracing::warn;
 
 use crate::cluster::Cluster;
+use crate::controller;
 use crate::events::{Events, Reason};
 use crate::health::Health;
+use crate::held::Held;
 
 /// The answer to a request.
 #[derive(Debug, PartialEq)]
@@ -33,6 +37,8 @@ pub enum Verdict {
     },
     /// Refuse it with this sentence.
     Deny(String),
+    /// Refuse it for now with this sentence: who asks again may be admitted.
+    Later(String),
 }
 
 impl Verdict {
@@ -59,10 +65,12 @@ pub struct Admission {
     pub hook: String,
     /// What becomes of a count that was scaled, where the StatefulSet's chart does not say.
     pub on_reset: OnReset,
+    /// The roll-out that is held up.
+    pub held: Held,
 }
 
-/// How long a member may take to answer where a decision has to ask: with [`Cluster::read`] before
-/// it, less than the `timeoutSeconds` of those webhooks (3 s).
+/// How long members may take to answer where a decision has to ask, and the pods beside them: with [`Cluster::read`]
+/// before it, less than the `timeoutSeconds` of those webhooks (3 s).
 const ETCD_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Why there is no verdict: the webhook's failure policy has to decide.
@@ -91,7 +99,9 @@ impl Admission {
         let kind = (request.resource.resource.as_str(), request.sub_resource.as_deref().unwrap_or_default());
         match (kind, &request.operation) {
             (("statefulsets", "scale"), Operation::Update) => self.scale(request).await,
+            (("statefulsets", "status"), Operation::Update) => Ok(self.controller_seen(request)),
             (("pods", ""), Operation::Delete) => self.delete_pod(request).await,
+            (("pods", "eviction"), Operation::Create) => Ok(self.evict(request).await),
             _ => Ok(Verdict::untouched()),
         }
     }
@@ -127,8 +137,10 @@ impl Admission {
             changes_template: update.changes_template(),
             may_stop: statefulset::may_stop(&new),
             deletes_claims: statefulset::deletes_claims(&new),
+            controller: statefulset::controller(&old),
             rollout: statefulset::rollout(&old),
             canary: statefulset::canary(&old),
+            strategy: statefulset::unknown_strategy(&new, live.max(asked)),
             room: statefulset::room(&new, &target),
             diverged: statefulset::diverged(&old),
             override_: statefulset::override_of(&new),
@@ -179,8 +191,10 @@ impl Admission {
                 changes_template: false,
                 may_stop: statefulset::may_stop(&live),
                 deletes_claims: statefulset::deletes_claims(&live),
+                controller: statefulset::controller(&live),
                 rollout: statefulset::rollout(&live),
                 canary: statefulset::canary(&live),
+                strategy: statefulset::unknown_strategy(&live, count(&old).max(count(&new))),
                 room: statefulset::room(&live, &target),
                 diverged: statefulset::diverged(&live),
                 override_: statefulset::override_of(&live),
@@ -284,7 +298,9 @@ impl Admission {
         if wanted == 0 && statefulset::may_stop(&live) {
             return Ok(Verdict::untouched());
         }
-        let deleting = !live["metadata"]["deletionTimestamp"].is_null();
+        // Members are numbered from 0; of others nothing is recorded, and nothing known.
+        let numbered_otherwise = statefulset::first_ordinal(&live) != 0;
+        let deleting = !live["metadata"]["deletionTimestamp"].is_null() || numbered_otherwise;
         let Some(ordinal) = target.ordinal_of(name).filter(|_| !deleting && pod::owned_by(&pod, &live)) else {
             return Ok(Verdict::untouched());
         };
@@ -298,7 +314,9 @@ impl Admission {
             if awaited && self.cluster.copy().await?.is_some() {
                 return Ok(Verdict::Deny(deletion::unrecorded(&target, ordinal)));
             }
-            return Ok(Verdict::untouched());
+            let leave = self.may_leave(&live, &target, ordinal, Going::RollOut).await;
+            self.held.set((!request.dry_run && leave.is_err()).then_some(ordinal));
+            return Ok(leave.map_or_else(Verdict::Deny, |()| Verdict::untouched()));
         }
         let recorded = statefulset::record(&live).and_then(Result::ok);
         let recorded = recorded.and_then(|record| record.members.keys().last().copied()).unwrap_or(0);
@@ -308,6 +326,52 @@ impl Admission {
             Ok(()) => Verdict::untouched(),
             Err(why) => Verdict::Deny(why),
         })
+    }
+
+    /// Who writes the StatefulSet's status is its controller; only a user that is not noted yet comes here.
+    fn controller_seen(&self, request: &AdmissionRequest<DynamicObject>) -> Verdict {
+        let user = request.user_info.username.as_deref().filter(|_| !request.dry_run);
+        if let Some(user) = user.filter(|_| self.cluster.is_target(request.namespace.as_deref(), &request.name)) {
+            tokio::spawn(controller::note(self.cluster.clone(), user.to_owned()));
+        }
+        Verdict::untouched()
+    }
+
+    /// A pod is asked to leave its node. Its failure policy lets it pass when nobody answers, so whatever could not be
+    /// read is said as a refusal, not as an error.
+    async fn evict(&self, request: &AdmissionRequest<DynamicObject>) -> Verdict {
+        let name = &request.name;
+        if !self.cluster.is_pod(request.namespace.as_deref(), name) {
+            return Verdict::untouched();
+        }
+        let live = match self.cluster.read().await {
+            Ok(Some(live)) => live,
+            Ok(None) => return Verdict::untouched(),
+            Err(why) => return Verdict::Later(disruption::unread(name, &why)),
+        };
+        let target = self.cluster.target(&live);
+        let stops = statefulset::replicas(&live) == 0 && statefulset::may_stop(&live);
+        let goes = !live["metadata"]["deletionTimestamp"].is_null()
+            || self.cluster.left(&live)
+            || statefulset::first_ordinal(&live) != 0;
+        let Some(ordinal) = target.ordinal_of(name).filter(|_| !stops && !goes) else { return Verdict::untouched() };
+        let leave = self.may_leave(&live, &target, ordinal, Going::Eviction).await;
+        leave.map_or_else(Verdict::Later, |()| Verdict::untouched())
+    }
+
+    /// Whether etcd bears that a member's pod goes for a while; asked just now.
+    async fn may_leave(&self, live: &Value, target: &Target, ordinal: Ordinal, going: Going) -> Result<(), String> {
+        let record = statefulset::record(live).and_then(Result::ok);
+        let wanted = statefulset::replicas(live);
+        let recorded = record.iter().flat_map(|record| record.members.keys()).max().map_or(0, |last| last + 1);
+        let all = 0..recorded.max(wanted).max(ordinal + 1).min(MOST_MEMBERS);
+        let (answers, pods) = tokio::join!(
+            etcd::observe(target, all.clone(), ETCD_DEADLINE),
+            self.cluster.pods(target, all, ETCD_DEADLINE),
+        );
+        let pods = pods.map_err(|why| disruption::unread(&target.pod(ordinal), &why))?;
+        let pods = pods.iter().filter_map(|(&ordinal, pod)| Some((ordinal, disruption_pod(pod, live)?))).collect();
+        Leave { target, ordinal, going, wanted, record: record.as_ref(), answers: &answers, pods: &pods }.decide()
     }
 
     /// What a person has lifted is written down where it can be found later.
@@ -336,6 +400,12 @@ impl Admission {
         }
         Verdict::Deny(why)
     }
+}
+
+/// What decides of a pod of this StatefulSet; `None`: it is another's.
+fn disruption_pod(pod: &Pod, live: &Value) -> Option<disruption::Pod> {
+    let pod = serde_json::to_value(pod).ok().filter(|pod| pod::owned_by(pod, live))?;
+    Some(disruption::Pod { ready: pod::is_ready(&pod), terminating: !pod["metadata"]["deletionTimestamp"].is_null() })
 }
 
 fn value(object: Option<&DynamicObject>) -> Result<Value, NoVerdict> {

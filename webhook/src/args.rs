@@ -15,8 +15,10 @@ use crate::admission::Admission;
 use crate::bundle::Bundles;
 use crate::certificate::Certificates;
 use crate::cluster::Cluster;
+use crate::controller;
 use crate::events::Events;
 use crate::health::Health;
+use crate::held::Held;
 use crate::launcher::Launcher;
 use crate::lost_disk;
 use crate::readiness::Readiness;
@@ -130,6 +132,7 @@ impl Args {
             events.clone(),
         );
         let launcher = Launcher::new(&client, &target, volumes.plan(), cluster.clone(), events.clone());
+        let held = Held::nobody();
         let admission = Admission {
             cluster: cluster.clone(),
             health: health.clone(),
@@ -137,6 +140,7 @@ impl Args {
             our_image: image,
             hook: format!("system:serviceaccount:{}:{hook_service_account}", target.namespace),
             on_reset,
+            held: held.clone(),
         };
         let bundles = Bundles {
             client,
@@ -149,7 +153,9 @@ impl Args {
         tokio::spawn(bundles.keep(authority.clone(), readiness.clone()));
         tokio::spawn(readiness.clone().watch_synced(live.clone()));
         tokio::spawn(server::check_own_listener(listen.port(), names[0].clone(), authority, readiness.clone()));
-        tokio::spawn(cluster.wake_when_ready(readiness.clone()));
+        tokio::spawn(held.wake(cluster.clone(), live.clone(), health.clone()));
+        tokio::spawn(cluster.clone().wake_when_ready(readiness.clone()));
+        tokio::spawn(controller::ask(cluster.clone(), live.clone()));
         tokio::spawn(lost_disks);
         tokio::spawn(launcher.run(live, health));
         server::serve(listen, tls, admission, readiness).await

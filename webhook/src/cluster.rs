@@ -1,5 +1,6 @@
 //! The one StatefulSet: watched, read live, woken.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -181,18 +182,33 @@ impl Cluster {
         }
     }
 
+    /// The pods of these ordinals that are there, within `deadline`.
+    ///
+    /// # Errors
+    /// When the API server did not answer in time.
+    pub async fn pods(
+        &self,
+        target: &Target,
+        ordinals: impl IntoIterator<Item = Ordinal>,
+        deadline: Duration,
+    ) -> Result<BTreeMap<Ordinal, Pod>, String> {
+        let reads = ordinals.into_iter().map(|ordinal| async move {
+            let read = self.pods.get_opt(&target.pod(ordinal)).await.map_err(|error| error.to_string());
+            read.map(|pod| pod.map(|pod| (ordinal, pod)))
+        });
+        let read = tokio::time::timeout(deadline, futures::future::try_join_all(reads)).await;
+        let read = read.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+        let pods = read.map_err(|why| format!("cannot read the pods of {target}: {why}"))?;
+        Ok(pods.into_iter().flatten().collect())
+    }
+
     /// Those pods of these ordinals that run and are not about to end.
     ///
     /// # Errors
     /// When the API server did not answer in time.
     pub async fn running(&self, target: &Target, ordinals: &[Ordinal]) -> Result<Vec<String>, String> {
-        let reads = ordinals.iter().map(|&ordinal| async move {
-            self.pods.get_opt(&target.pod(ordinal)).await.map_err(|error| error.to_string())
-        });
-        let read = tokio::time::timeout(READ_DEADLINE, futures::future::try_join_all(reads)).await;
-        let read = read.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-        let pods = read.map_err(|why| format!("cannot read the pods of {target}: {why}"))?;
-        let running = pods.into_iter().flatten().filter(|pod| {
+        let pods = self.pods(target, ordinals.iter().copied(), READ_DEADLINE).await?;
+        let running = pods.into_values().filter(|pod| {
             let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
             pod.metadata.deletion_timestamp.is_none() && phase == Some("Running")
         });
@@ -231,7 +247,7 @@ impl Cluster {
             match self.read().await {
                 Ok(Some(object)) if self.not_understood(&object).is_some() => return,
                 Ok(Some(object)) => match statefulset::behind(&object) {
-                    Some(how) => self.wake(&how).await,
+                    Some(how) => drop(self.wake(&how).await),
                     None => return,
                 },
                 Ok(None) => return,
@@ -259,14 +275,39 @@ impl Cluster {
         });
     }
 
-    async fn wake(&self, how: &str) {
+    /// Writes an annotation of the StatefulSet.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub async fn annotate(&self, key: &str, value: &str) -> kube::Result<()> {
+        let patch = json!({ "metadata": { "annotations": { key: value } } });
+        let params = PatchParams::apply(FIELD_MANAGER);
+        self.api.patch(&self.names.statefulset, &params, &Patch::Merge(&patch)).await.map(drop)
+    }
+
+    /// Writes into the status of the StatefulSet, if it is still as it was seen.
+    ///
+    /// # Errors
+    /// When it is not, or the API server refuses it.
+    pub async fn patch_status(&self, seen: &Value, mut patch: Value) -> kube::Result<()> {
+        patch["metadata"] = json!({ "resourceVersion": seen["metadata"]["resourceVersion"] });
+        let params = PatchParams::apply(FIELD_MANAGER);
+        self.api.patch_status(&self.names.statefulset, &params, &Patch::Merge(&patch)).await.map(drop)
+    }
+
+    /// Has the StatefulSet's controller look at once; whether it was told.
+    pub async fn wake(&self, how: &str) -> bool {
         let now = Timestamp::now().to_string();
         let touch = json!({ "metadata": { "annotations": { "etcd-scaler.io/woken": now } } });
         let params = PatchParams::apply(FIELD_MANAGER);
         match self.api.patch(&self.names.statefulset, &params, &Patch::Merge(&touch)).await {
             Ok(_) => info!(how, "the StatefulSet's status lags its spec: its controller was woken"),
-            Err(error) => warn!(%error, "cannot wake the StatefulSet's controller"),
+            Err(error) => {
+                warn!(%error, "cannot wake the StatefulSet's controller");
+                return false;
+            }
         }
+        true
     }
 }
 

@@ -6,10 +6,12 @@ mod args;
 mod bundle;
 mod certificate;
 mod cluster;
+mod controller;
 mod events;
 #[cfg(test)]
 mod fake_api;
 mod health;
+mod held;
 mod launcher;
 mod lost_disk;
 mod readiness;

@@ -152,19 +152,24 @@ fn respond(
     verdict: Verdict,
 ) -> Result<AdmissionResponse, kube::core::admission::SerializePatchError> {
     match verdict {
-        Verdict::Deny(why) => {
-            let mut response = response.deny(why);
-            // Without a code the API server answers 400 (facts-kubernetes H).
-            response.result.code = StatusCode::FORBIDDEN.as_u16();
-            response.result.reason = "Forbidden".into();
-            Ok(response)
-        }
+        // Without a code the API server answers 400 (facts-kubernetes H).
+        Verdict::Deny(why) => Ok(refused(response, why, StatusCode::FORBIDDEN, "Forbidden")),
+        // kubectl drain asks again on this code alone, and says why each time. With retryAfterSeconds the client would
+        // ask again by itself and nobody would be told.
+        Verdict::Later(why) => Ok(refused(response, why, StatusCode::TOO_MANY_REQUESTS, "TooManyRequests")),
         Verdict::Allow { patch, warnings } => {
             let mut response = response;
             response.warnings = (!warnings.is_empty()).then_some(warnings);
             if patch.is_empty() { Ok(response) } else { response.with_patch(patch) }
         }
     }
+}
+
+fn refused(response: AdmissionResponse, why: String, code: StatusCode, reason: &str) -> AdmissionResponse {
+    let mut response = response.deny(why);
+    response.result.code = code.as_u16();
+    response.result.reason = reason.into();
+    response
 }
 
 fn log(request: &AdmissionRequest<DynamicObject>, verdict: &Verdict, took: Duration) {
@@ -192,7 +197,7 @@ fn log(request: &AdmissionRequest<DynamicObject>, verdict: &Verdict, took: Durat
                 "admission"
             );
         }
-        Verdict::Deny(why) => {
+        Verdict::Deny(why) | Verdict::Later(why) => {
             info!(uid, kind, namespace, name, ?operation, user, dry_run, took_us, allowed = false, why, "admission");
         }
     }

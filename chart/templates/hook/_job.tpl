@@ -38,6 +38,9 @@ template:
           - --lease={{ include "etcd-scaler.lease" $root }}
           {{- include "etcd-scaler.volume-args" $root | nindent 10 }}
           {{- include "etcd-scaler.hook.before-args" $root | nindent 10 }}
+          {{- if $root.Values.etcd.enabled }}
+          - --budget={{ $root.Values.etcd.pdb.enabled | ternary (int $root.Values.etcd.pdb.maxUnavailable) "none" }}
+          {{- end }}
         env:
           {{- include "etcd-scaler.hook.env" $root | nindent 10 }}
           # Not an argument, so that the launcher can give its own.

@@ -53,8 +53,10 @@ struct Case {
     changes_template: bool,
     may_stop: bool,
     deletes_claims: bool,
+    controller: Option<&'static str>,
     rollout: Option<String>,
     canary: Option<String>,
+    strategy: Option<String>,
     room: Room,
     diverged: Option<String>,
     override_: Option<Result<Override, String>>,
@@ -73,8 +75,10 @@ fn from_three_to(new: u32) -> Case {
         changes_template: false,
         may_stop: false,
         deletes_claims: false,
+        controller: Some(CONTROLLERS[0]),
         rollout: None,
         canary: None,
+        strategy: None,
         room: Room { quota: 8 << 30, volume: Some(2 << 30) },
         diverged: None,
         override_: None,
@@ -99,8 +103,19 @@ impl Case {
     }
 
     fn decide(self) -> Decision {
-        let Self { new, old, request, first_ordinal, record, not_understood, answers, age, .. } = self;
-        let Self { changes_template, may_stop, deletes_claims, rollout, canary, room, diverged, override_, .. } = self;
+        let Self { new, old, request, first_ordinal, record, not_understood, controller, answers, age, .. } = self;
+        let Self {
+            changes_template,
+            may_stop,
+            deletes_claims,
+            rollout,
+            canary,
+            strategy,
+            room,
+            diverged,
+            override_,
+            ..
+        } = self;
         let seen = age.map(|age| Seen { age, answers: &answers });
         decide(&Change {
             target: &puls8(),
@@ -113,8 +128,10 @@ impl Case {
             changes_template,
             may_stop,
             deletes_claims,
+            controller,
             rollout,
             canary,
+            strategy,
             room,
             diverged,
             override_,
@@ -313,6 +330,29 @@ fn while_a_roll_out_is_under_way() {
     insta::assert_snapshot!(canary.refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: a roll-out stops half-way (partition 2: 1 of 3 pods are updated). While the count changes no pod may roll, so one that is made again meanwhile would go back to the older template and its image. Finish it (spec.updateStrategy.rollingUpdate.partition 0) or take it back, and ask again.");
     let rolling = from_three_to(4).with(|case| case.rollout = Some("1 of 3 pods are updated".into()));
     insta::assert_snapshot!(rolling.refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: a roll-out is under way (1 of 3 pods are updated). It restarts members while another joins. Wait for it (kubectl rollout status -n puls8 statefulset/puls8-etcd) and ask again.");
+}
+
+#[test]
+fn no_member_leaves_while_nothing_holds_the_controller_back() {
+    let down = |controller| from_three_to(2).with(|case| case.controller = controller);
+    insta::assert_snapshot!(down(Some("system:controllers")).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 2 is refused: the StatefulSet controller works as system:controllers, and etcd-scaler holds back system:serviceaccount:kube-system:statefulset-controller and system:kube-controller-manager. The pod of a member that still votes would be deleted unasked. Run kube-controller-manager with --use-service-account-credentials=true, and ask again.");
+    insta::assert_snapshot!(down(None).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 2 is refused: as which user the StatefulSet controller works is not known yet. The pod of a member that still votes would be deleted unasked. It is seen when the controller next writes the StatefulSet's status, which the webhook has it do. Ask again in a few seconds; if it stays so, see the webhook's log.");
+    for user in CONTROLLERS {
+        down(Some(user)).admitted();
+    }
+    // It deletes nobody then.
+    from_three_to(4).with(|case| case.controller = None).admitted();
+}
+
+#[test]
+fn an_update_strategy_that_is_not_known() {
+    let unknown = |to| {
+        from_three_to(to)
+            .with(|case| case.strategy = Some("spec.updateStrategy.rollingUpdate.maxUnavailable is 2".into()))
+    };
+    insta::assert_snapshot!(unknown(4).refused(), @"scaling StatefulSet puls8/puls8-etcd from 3 to 4 is refused: spec.updateStrategy.rollingUpdate.maxUnavailable is 2. A roll-out may then take more than one member at once, and what etcd-scaler holds back while the count changes may not be held back. Set spec.updateStrategy to RollingUpdate (without maxUnavailable, or with 1) or to OnDelete, and ask again.");
+    unknown(2).refused();
+    assert!(unknown(3).admitted().is_empty(), "a repair");
 }
 
 #[test]

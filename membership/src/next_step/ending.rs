@@ -2,6 +2,7 @@
 
 use crate::names::Ordinal;
 use crate::observed::Observed;
+use crate::record::State;
 
 /// The deadline has passed; what was waited for, if anything was.
 #[must_use]
@@ -31,6 +32,22 @@ pub fn out_of_time(seen: &Observed, waited_for: Option<&str>) -> String {
     format!(
         "the deadline passed while waiting for {what}. See what keeps it (kubectl describe pods -n {namespace}) and repair that, or {longer} if it only takes longer; then upgrade again{back}"
     )
+}
+
+/// Pods of members that are not made again because fewer are wanted, and the way back to them.
+pub(super) fn not_made(seen: &Observed) -> Option<String> {
+    let Observed { target, desired, .. } = seen;
+    let record = seen.record.as_ref()?;
+    let above = record.members.iter().filter(|(ordinal, it)| *ordinal >= desired && it.state == State::Member);
+    let gone: Vec<String> =
+        above.filter(|(ordinal, _)| !seen.pods.contains_key(ordinal)).map(|(&o, _)| target.pod(o)).collect();
+    let count = record.count();
+    (!gone.is_empty()).then(|| {
+        format!(
+            "; {} voted and had no chance to leave, and nobody makes such a pod again while {desired} replicas are wanted. Going back to {count} does, and nothing is lost: kubectl scale -n {} statefulset/{} --replicas={count}",
+            gone.join(", "), target.namespace, target.statefulset
+        )
+    })
 }
 
 /// A newcomer was taken out of the member list again; why.

@@ -17,7 +17,7 @@ use super::{Edit, annotation, env, get, ownership, text};
 use crate::guard::condition::{DEFAULT_QUOTA, Override, Room};
 use crate::guard::reset::OnReset;
 use crate::names::{
-    KEPT_PARTITION, LEAVING, LEFT, ON_RESET, OVERRIDE, Ordinal, RECORD, SCALED_TO, STOP, SUMMARY, Target,
+    CONTROLLER, KEPT_PARTITION, LEAVING, LEFT, ON_RESET, OVERRIDE, Ordinal, RECORD, SCALED_TO, STOP, SUMMARY, Target,
 };
 use crate::observed::{self, Answered};
 use crate::record::{ParseRecordError, Record, State};
@@ -95,6 +95,12 @@ pub fn override_of(object: &Value) -> Option<Result<Override, String>> {
     annotation(object, OVERRIDE).map(Override::parse)
 }
 
+/// The user as which its controller was last seen.
+#[must_use]
+pub fn controller(object: &Value) -> Option<&str> {
+    annotation(object, CONTROLLER)
+}
+
 /// Whether the claim of a pod that is scaled away goes with it.
 #[must_use]
 pub fn deletes_claims(object: &Value) -> bool {
@@ -107,7 +113,7 @@ pub fn deletes_claims(object: &Value) -> bool {
 /// differ by the managed environment alone. OnDelete never rolls by itself.
 #[must_use]
 pub fn rollout(object: &Value) -> Option<String> {
-    if on_delete(object) || annotation(object, KEPT_PARTITION).is_some() {
+    if rolls_nobody(object) {
         return None;
     }
     let seen = number(object, &["status", "observedGeneration"]).unwrap_or(0);
@@ -138,7 +144,7 @@ pub fn rollout(object: &Value) -> Option<String> {
 #[must_use]
 pub fn canary(object: &Value) -> Option<String> {
     let partition = partition(object).filter(|partition| *partition > 0)?;
-    if on_delete(object) || annotation(object, KEPT_PARTITION).is_some() || rollout(object).is_some() {
+    if rolls_nobody(object) || rollout(object).is_some() {
         return None;
     }
     let revision = |which: &str| text(object, &["status", which]);
@@ -147,11 +153,45 @@ pub fn canary(object: &Value) -> Option<String> {
     two.then(|| format!("partition {partition}: {updated} of {all} pods are updated"))
 }
 
+/// What of `spec.updateStrategy` is not known to roll one pod of so many at a time, in a sentence: a kind that came with a
+/// later Kubernetes, or more than one at once.
+#[must_use]
+pub fn unknown_strategy(object: &Value, count: u32) -> Option<String> {
+    if let Some(kind) = strategy(object).filter(|kind| !["RollingUpdate", "OnDelete"].contains(kind)) {
+        return Some(format!("spec.updateStrategy.type is {kind}, which this etcd-scaler does not know"));
+    }
+    let max = get(object, &["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"])?;
+    // As Kubernetes has it: a share is rounded down, and never less than one.
+    let at_once = match max.as_str() {
+        None => max.as_u64(),
+        Some(text) => {
+            text.strip_suffix('%').and_then(|share| share.parse::<u64>().ok()).map(|it| it * u64::from(count) / 100)
+        }
+    };
+    let one = at_once.is_some_and(|at_once| at_once <= 1);
+    let max = max.as_str().map_or_else(|| max.to_string(), str::to_owned);
+    (!one).then(|| format!("spec.updateStrategy.rollingUpdate.maxUnavailable is {max}"))
+}
+
+fn strategy(object: &Value) -> Option<&str> {
+    text(object, &["spec", "updateStrategy", "type"])
+}
+
+/// Whether its updates roll as a partition says; absent is RollingUpdate, as Kubernetes has it.
+fn rolls_by_partition(object: &Value) -> bool {
+    strategy(object).is_none_or(|kind| kind == "RollingUpdate")
+}
+
 /// Whether the controller has no reason to delete a pod that is wanted and has not ended: it rolls
 /// nobody while a partition of ours is in force, and never under `OnDelete`.
 #[must_use]
 pub fn rolls_nobody(object: &Value) -> bool {
-    on_delete(object) || annotation(object, KEPT_PARTITION).is_some()
+    on_delete(object) || is_held(object)
+}
+
+/// Whether a partition of ours holds every pod.
+fn is_held(object: &Value) -> bool {
+    rolls_by_partition(object) && annotation(object, KEPT_PARTITION).is_some()
 }
 
 /// Where the controller is behind what is wanted, in a sentence: pods missing, too many, not Ready,
@@ -202,7 +242,8 @@ pub fn created(new: &Value, target: &Target, living: Option<&Record>, newest: Op
             let Ok(start) = start::of_statefulset(new, target) else { return Ok(Patch::default()) };
             edit.set(&place, record.annotation().into());
             // All its pods are made from this template from now on, whatever manifest it came from.
-            if let Some(container) = etcd_container(new, target) {
+            let known = rolls_by_partition(new) || on_delete(new);
+            if let Some(container) = etcd_container(new, target).filter(|_| known) {
                 let container = container.each_ref().map(String::as_str);
                 manage(&mut edit, &container, &target.initial_cluster(0..replicas(new)), true, record, &start);
             }
@@ -212,7 +253,7 @@ pub fn created(new: &Value, target: &Target, living: Option<&Record>, newest: Op
                     |object| env::without_managed(get(object, &TEMPLATE).unwrap_or(&Value::Null), &target.container);
                 as_stored(bare(newest)) == as_stored(bare(new))
             });
-            if same && !on_delete(new) && annotation(new, KEPT_PARTITION).is_none() {
+            if same && rolls_by_partition(new) && annotation(new, KEPT_PARTITION).is_none() {
                 let own = partition(new).unwrap_or(0);
                 edit.set(&["metadata", "annotations", KEPT_PARTITION], own.to_string().into());
                 edit.set(&PARTITION, replicas(new).max(own).into());
@@ -378,9 +419,15 @@ impl<'a> Update<'a> {
         matches!(self.record(), Some(Ok(_))) && first_ordinal(self.new) == 0 && replicas(self.new) > 0
     }
 
-    /// Whether environment and partition are ours to write: of a verified cluster whose start is understood.
+    /// Whether its update strategy is one that is known here.
+    fn knows_strategy(&self) -> bool {
+        rolls_by_partition(self.new) || on_delete(self.new)
+    }
+
+    /// Whether environment and partition are ours to write: of a verified cluster whose start and whose update strategy
+    /// are understood.
     fn manages(&self) -> bool {
-        self.is_verified() && start::of_statefulset(self.new, self.target).is_ok()
+        self.is_verified() && self.knows_strategy() && start::of_statefulset(self.new, self.target).is_ok()
     }
 
     fn set_env(&self, edit: &mut Edit) {
@@ -403,6 +450,9 @@ impl<'a> Update<'a> {
             }
             Err(_) => return,
         };
+        if !self.knows_strategy() {
+            return;
+        }
         let live = live.get(env::INITIAL_CLUSTER).and_then(|entry| text(entry, &["value"]));
         // Once there it stays, else the next write of an annotation would be another revision.
         let stays = live.is_some_and(|live| live.ends_with(env::NO_START_WITHOUT_DATA)) && !self.changes_count();
@@ -443,20 +493,22 @@ impl<'a> Update<'a> {
         }
         // Given back in this request: their own again.
         if annotation(self.new, LEFT).is_some() && annotation(self.old, LEFT) != annotation(self.new, LEFT) {
-            if let Some(own) = kept {
+            if let Some(own) = kept.filter(|_| rolls_by_partition(self.new)) {
                 edit.set(&PARTITION, own.into());
             }
             return None;
         }
-        if on_delete(self.new) {
-            // Needs no partition. Theirs stays kept as long as the pods differ from the template
+        if !rolls_by_partition(self.new) {
+            // OnDelete needs no partition, and of a kind that is not known nothing is written. Theirs stays kept as long as the pods differ from the template
             // by the managed environment alone, for the way back to RollingUpdate.
             return kept.filter(|_| !self.changes_template);
         }
         let (before, asked) = (partition(self.old).unwrap_or(0), partition(self.new).unwrap_or(0));
         if self.changes_template {
             let own = if asked == before { kept.unwrap_or(before) } else { asked };
-            if own != asked {
+            // Without a number the controller makes the pod of a low ordinal from the template before while it rolls, so
+            // that of a sick member, deleted to be cured, would come back as sick.
+            if own != asked || partition(self.new).is_none() {
                 edit.set(&PARTITION, own.into());
             }
             return None;
@@ -510,7 +562,7 @@ fn partition(object: &Value) -> Option<u32> {
 }
 
 fn on_delete(object: &Value) -> bool {
-    text(object, &["spec", "updateStrategy", "type"]) == Some("OnDelete")
+    strategy(object) == Some("OnDelete")
 }
 
 fn number(object: &Value, path: &[&str]) -> Option<u32> {

@@ -62,8 +62,10 @@ until "$kubernetes/kubectl" --kubeconfig=admin.kubeconfig get --raw /readyz >/de
 # The time limits are short so that tests need not wait for them: a dead node is
 # NotReady after 8 s (usually 50), a volume made by hand bound after 1 s (15).
 # The service-account credentials give each controller its own identity, which
-# admission rules see; kubeadm sets them too.
-keep "$LOGS/kube-controller-manager.log" "$kubernetes/kube-controller-manager" \
+# admission rules see; kubeadm sets them too. More flags, of which the last wins,
+# come from tests/bed/control-plane start.
+keep "$LOGS/kube-controller-manager.log" "$here/with-flags.sh" "$RUN/flags/kube-controller-manager" \
+  "$kubernetes/kube-controller-manager" \
   --kubeconfig=controller-manager.kubeconfig \
   --authentication-kubeconfig=controller-manager.kubeconfig --authorization-kubeconfig=controller-manager.kubeconfig \
   --leader-elect=false --use-service-account-credentials=true \

@@ -8,12 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use jiff::Timestamp;
 use membership::quorum::quorum;
 use membership::record::Id;
 use serde_json::Value;
 
 use super::history::{
-    ADMIT, CONTROLLER, Entry, History, Log, Member, MemberList, Micros, PERMISSION, RECORD, Request, STOP, Start, What,
+    ADMIT, CONTROLLERS, Entry, History, Log, Member, MemberList, Micros, PERMISSION, RECORD, Request, STOP, Start, What,
 };
 use crate::journal::{Answer, Call, SERVICE};
 
@@ -178,7 +179,7 @@ impl<'a> Court<'a> {
 
     /// Whether it is the StatefulSet controller's doing, or that of a program of ours.
     fn is_automatic(&self, request: &Request) -> bool {
-        request.user == CONTROLLER || self.history.names.ours(&request.user)
+        CONTROLLERS.contains(&request.user.as_str()) || self.history.names.ours(&request.user)
     }
 
     /// The StatefulSet's writes that were answered before a time, the last one first.
@@ -213,8 +214,18 @@ impl<'a> Court<'a> {
         let first = deletions.filter(move |it| it.uid().is_empty() || seen.insert(it.uid()));
         first.filter_map(|it| {
             let ended = matches!(it.object["status"]["phase"].as_str(), Some("Failed" | "Succeeded"));
-            (self.is_automatic(it) && !ended).then_some(it).zip(self.ordinal(it))
+            (self.is_automatic(it) && !ended && !self.is_evicted(it)).then_some(it).zip(self.ordinal(it))
         })
+    }
+
+    /// Whether the pod that is deleted had been evicted by a person: it terminates, and is deleted again.
+    fn is_evicted(&self, deletion: &Request) -> bool {
+        let made =
+            deletion.object["metadata"]["creationTimestamp"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+        let made = made.map_or(Micros::MIN, Timestamp::as_microsecond);
+        let evictions = self.history.requests.iter().filter(|it| it.resource == "pods/eviction" && it.took_effect());
+        let of_it = |it: &&Request| it.name == deletion.name && (made..=deletion.received).contains(&it.received);
+        evictions.filter(of_it).any(|it| !self.is_automatic(it))
     }
 
     fn never_two_unstarted(&self) -> Vec<Violation> {

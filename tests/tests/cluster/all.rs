@@ -3,6 +3,7 @@
 mod bad_install;
 mod by_hand;
 pub mod commands;
+mod disruption;
 mod drift;
 mod failed_joins;
 mod foreign;

@@ -2,6 +2,7 @@
 //! One program, so that three scenarios run at a time: most of each is waiting.
 
 mod all;
+mod disruption;
 mod failures;
 mod foreign;
 mod kills;

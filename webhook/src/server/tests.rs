@@ -15,6 +15,7 @@ use crate::cluster::tests::{cluster, target};
 use crate::events::Events;
 use crate::fake_api::FakeApi;
 use crate::health::Health;
+use crate::held::Held;
 
 const STATEFULSET: &str = "/apis/apps/v1/namespaces/puls8/statefulsets/puls8-etcd";
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/puls8/events/";
@@ -58,7 +59,9 @@ fn statefulset() -> Value {
     let record = (0..3).fold(Record::new(Id(0xc1)), |record, o| record.with(o, Id(o.into()), Recorded::Member));
     json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet",
-        "metadata": { "name": "puls8-etcd", "namespace": "puls8", "uid": "sts-uid", "annotations": { "etcd-scaler.io/record": record.annotation() } },
+        "metadata": { "name": "puls8-etcd", "namespace": "puls8", "uid": "sts-uid", "annotations": {
+            "etcd-scaler.io/record": record.annotation(), "etcd-scaler.io/controller": membership::names::CONTROLLERS[0],
+        } },
         "spec": {
             "replicas": 3, "serviceName": "puls8-etcd-headless", "volumeClaimTemplates": template::claims(),
             "template": { "spec": { "containers": [template::etcd()] } }
@@ -77,6 +80,7 @@ fn bench(health: Option<BTreeMap<u32, Answered>>) -> Bench {
         our_image: "etcd-scaler:1".into(),
         hook: HOOK.into(),
         on_reset: OnReset::default(),
+        held: Held::nobody(),
     };
     let readiness = Arc::new(Readiness::default());
     Bench { api, router: router(admission, readiness.clone()), readiness }
@@ -310,7 +314,7 @@ async fn a_statefulset_that_is_created_where_pods_run_and_are_not_heard_is_refus
 }
 
 #[tokio::test]
-async fn only_a_pod_outside_the_count_is_asked_about() {
+async fn a_pod_outside_the_count_is_asked_about_and_one_that_does_not_serve_may_be_rolled() {
     let bench = bench(None);
     let deleted = |ordinal: u32| review("pods", "DELETE", &format!("puls8-etcd-{ordinal}"), pod(ordinal), json!(null));
     assert_eq!(bench.ask("/validate", deleted(2)).await["allowed"], true, "it comes back");
@@ -327,6 +331,72 @@ async fn only_a_pod_outside_the_count_is_asked_about() {
     deleting["metadata"]["deletionTimestamp"] = json!("2026-11-24T10:00:00Z");
     bench.api.put(STATEFULSET, deleting);
     assert_eq!(bench.ask("/validate", deleted(3)).await["allowed"], true, "all of it goes");
+}
+
+/// Its pods are Ready, and none of them is heard.
+fn silent_members(bench: &Bench) {
+    for ordinal in 0..3 {
+        let mut pod = pod(ordinal);
+        pod["status"]["conditions"] = json!([{ "type": "Ready", "status": "True" }]);
+        bench.api.put(&format!("/api/v1/namespaces/puls8/pods/puls8-etcd-{ordinal}"), pod);
+    }
+}
+
+fn eviction(pod: &str) -> Value {
+    let eviction = json!({ "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "name": pod } });
+    review("pods/eviction", "CREATE", pod, json!(null), eviction)
+}
+
+#[tokio::test]
+async fn an_eviction_that_is_not_known_to_be_safe_may_be_asked_for_again() {
+    let bench = bench(None);
+    silent_members(&bench);
+    let refused = async |says: &str| {
+        let response = bench.ask("/validate", eviction("puls8-etcd-2")).await;
+        let status = &response["status"];
+        assert_eq!((&status["code"], &status["reason"]), (&json!(429), &json!("TooManyRequests")), "{response}");
+        assert!(status["message"].as_str().unwrap().contains(says), "{response}");
+        // With retryAfterSeconds a client asks again in silence.
+        assert!(status.get("details").is_none_or(Value::is_null), "{response}");
+    };
+    refused("whether a quorum would serve without it is not known").await;
+    assert_eq!(bench.ask("/validate", eviction("backup-2")).await["allowed"], true, "not ours");
+    assert_eq!(bench.ask("/validate", eviction("puls8-etcd-5")).await["allowed"], true, "there is none");
+    bench.api.down();
+    // Its failure policy would let it pass.
+    refused("whether puls8-etcd-2 may go is not known").await;
+}
+
+#[tokio::test]
+async fn a_roll_out_is_held_where_a_quorum_is_not_known_to_stay() {
+    let bench = bench(None);
+    silent_members(&bench);
+    let delete = || bench.ask("/validate", review("pods", "DELETE", "puls8-etcd-2", pod(2), json!(null)));
+    let refused = delete().await;
+    assert_eq!(refused["status"]["code"], 403);
+    assert!(refused["status"]["message"].as_str().unwrap().contains("for the roll-out of"), "{refused}");
+    let mut numbered_otherwise = statefulset();
+    numbered_otherwise["spec"]["ordinals"] = json!({ "start": 1 });
+    bench.api.put(STATEFULSET, numbered_otherwise);
+    assert_eq!(delete().await["allowed"], true, "nothing is known of its members");
+}
+
+#[tokio::test]
+async fn who_writes_the_status_is_noted() {
+    let bench = bench(None);
+    let mut unknown = statefulset();
+    unknown["metadata"]["annotations"]["etcd-scaler.io/controller"].take();
+    bench.api.put(STATEFULSET, unknown);
+    let mut status = review("statefulsets/status", "UPDATE", "puls8-etcd", statefulset(), statefulset());
+    let noted = || bench.api.get(STATEFULSET).unwrap()["metadata"]["annotations"]["etcd-scaler.io/controller"].clone();
+    status["request"]["dryRun"] = json!(true);
+    assert_eq!(bench.ask("/validate", status.clone()).await["allowed"], true);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(noted(), json!(null), "a dry run leaves nothing behind");
+    status["request"]["dryRun"] = json!(false);
+    assert_eq!(bench.ask("/validate", status).await["allowed"], true);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(noted(), json!("someone"));
 }
 
 #[tokio::test]

@@ -46,6 +46,36 @@ fn annotated(object: Value, record: &Record) -> Value {
     with(object, "/metadata/annotations", json!({ RECORD: record.annotation() }))
 }
 
+#[test]
+fn a_strategy_that_rolls_more_than_one_at_once_or_is_not_known_is_named() {
+    let named = |strategy: Value, count| unknown_strategy(&with(charts(), "/spec/updateStrategy", strategy), count);
+    let rolls = |max: Value| named(json!({ "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": max } }), 5);
+    for known in [json!(null), json!({ "type": "OnDelete" }), json!({ "type": "RollingUpdate" })] {
+        assert_eq!(named(known, 7), None);
+    }
+    for one in [json!(1), json!("0%"), json!("39%"), json!("1%")] {
+        assert_eq!(rolls(one.clone()), None, "{one}");
+    }
+    for more in [json!(2), json!("40%"), json!("100%"), json!("two"), json!(-1)] {
+        assert!(rolls(more.clone()).is_some(), "{more}");
+    }
+    assert_eq!(rolls(json!("40%")).unwrap(), "spec.updateStrategy.rollingUpdate.maxUnavailable is 40%");
+    let recreate = named(json!({ "type": "Recreate" }), 3).unwrap();
+    assert_eq!(recreate, "spec.updateStrategy.type is Recreate, which this etcd-scaler does not know");
+}
+
+/// Neither the environment, which would roll by a rule that is not known, nor a partition, which belongs to RollingUpdate.
+#[test]
+fn under_a_strategy_that_is_not_known_nothing_is_written() {
+    let old = with(annotated(charts(), &record_of(3)), "/spec/updateStrategy", json!({ "type": "Recreate" }));
+    let image = "/spec/template/spec/containers/1/image";
+    for new in [old.clone(), with(old.clone(), "/spec/replicas", json!(4)), with(old.clone(), image, json!("etcd:2"))] {
+        assert_eq!(write(&old, &new, false)["spec"], new["spec"]);
+    }
+    let held = with(old.clone(), "/metadata/annotations/etcd-scaler.io~1partition", json!("0"));
+    assert!(!rolls_nobody(&held) && rolls_nobody(&with(held, "/spec/updateStrategy/type", json!("RollingUpdate"))));
+}
+
 /// What the API server stores: the request as rewritten.
 #[track_caller]
 fn write(old: &Value, new: &Value, by_hook: bool) -> Value {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::referee::history::{Names, ReadBack, Start};
+use crate::referee::history::{CONTROLLER, Names, ReadBack, Start};
 
 const NAMESPACE: &str = "test-a";
 const SET: &str = "a-r-etcd";
@@ -282,6 +282,18 @@ fn invariant_3_a_person_may_delete_and_stop() {
     let mut by_hand = Story::clean();
     by_hand.set(8000, ADMIN, 3).delete(8100, ADMIN, 3, pod(3, "second")).delete(8200, CONTROLLER, 3, pod(3, "second"));
     assert_eq!(by_hand.broken(), None);
+    let evicted = |by: &str, made: &str, ordinal: u64| {
+        let mut story = Story::clean();
+        story.set(8000, ADMIN, 3).request(8100, by, "create", "pods/eviction", &format!("{SET}-{ordinal}"));
+        let mut gone = pod(3, "second");
+        gone["metadata"]["creationTimestamp"] = made.into();
+        story.delete(8200, CONTROLLER, 3, gone).broken()
+    };
+    assert_eq!(evicted(ADMIN, "1970-01-01T00:00:01Z", 3), None);
+    for other in [evicted(ADMIN, "2070-01-01T00:00:00Z", 3), evicted(ADMIN, "1970-01-01T00:00:01Z", 2)] {
+        assert_eq!(other, Some(Rule::RemovedBeforeItsPod), "another pod was evicted");
+    }
+    assert_eq!(evicted(CONTROLLER, "1970-01-01T00:00:01Z", 3), Some(Rule::RemovedBeforeItsPod));
     let mut stop = Story::clean();
     stop.set(8000, ADMIN, 0);
     stop.0.requests.last_mut().unwrap().object["metadata"]["annotations"][STOP] = "".into();
