@@ -2,6 +2,7 @@
 //! One program, so that three scenarios run at a time: most of each is waiting.
 
 mod all;
+mod annotations;
 mod failures;
 mod kills;
 mod lost_disk;
