@@ -41,6 +41,8 @@ pub enum Reason {
     GivenUp,
     /// A member's data directory is empty where it has served before.
     DiskLost,
+    /// A member's pod waits for a volume that nobody gives it.
+    VolumeLost,
 }
 
 impl Events {
@@ -73,6 +75,7 @@ impl Events {
             Reason::VolumeMade => ("Normal", "Launch", "VolumeCreated"),
             Reason::GivenUp => ("Warning", "Launch", "ScaleGivenUp"),
             Reason::DiskLost => ("Warning", "Look", "DiskLost"),
+            Reason::VolumeLost => ("Warning", "Look", "VolumeLost"),
         };
         let once = now.as_second().div_euclid(ONCE_IN.as_secs().cast_signed());
         let hash = hash(&[uid, reason, note, &once.to_string()]);

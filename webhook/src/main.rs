@@ -11,6 +11,7 @@ mod events;
 mod fake_api;
 mod health;
 mod launcher;
+mod lost_claim;
 mod lost_disk;
 mod readiness;
 mod server;

@@ -5,6 +5,7 @@ mod all;
 mod annotations;
 mod failures;
 mod kills;
+mod lost_claim;
 mod lost_disk;
 mod main_job;
 mod recreated;
