@@ -72,7 +72,7 @@ pub async fn watch(
                     }
                     Ok(Found::Lost(_)) => {}
                     Err(error) => {
-                        warn!(%error, pod = name, "cannot look at the claim of a member that does not answer")
+                        warn!(%error, pod = name, "cannot look at the claim of a member that does not answer");
                     }
                 }
                 let Some(line) = lost(&pod, &target.container).filter(|_| !said.contains(&uid)) else { continue };
