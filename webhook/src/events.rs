@@ -41,7 +41,7 @@ pub enum Reason {
     GivenUp,
     /// A member's data directory is empty where it has served before.
     DiskLost,
-    /// A member's pod waits for a volume that nobody gives it.
+    /// A member lacks the volume that it served with.
     VolumeLost,
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Api, Client};
@@ -41,7 +41,7 @@ impl Claims {
         self.pods.get_opt(name).await
     }
 
-    /// What the pod of a member that does not answer waits for, if for a volume.
+    /// What is wrong with the claim of a member that does not answer and did so last at `answered`.
     ///
     /// # Errors
     /// When the API server did not tell.
@@ -51,16 +51,16 @@ impl Claims {
         target: &Target,
         pod: &Pod,
         (ordinal, id): (Ordinal, &str),
+        answered: Option<Timestamp>,
     ) -> Result<Found, kube::Error> {
-        // One that has a node has its volume.
-        if pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) {
-            return Ok(Found::Nothing);
-        }
         let Some(claim_name) = claims(statefulset, target, [ordinal].into_iter()).pop() else {
             return Ok(Found::Nothing);
         };
         let Some(found) = self.claims.get_opt(&claim_name).await? else { return Ok(Found::Nothing) };
         let made = found.metadata.creation_timestamp.as_ref();
+        // Told in whole seconds.
+        let since = |made: Timestamp| answered.is_some_and(|answered| made + SignedDuration::from_secs(1) > answered);
+        let made_since = made.is_some_and(|made| since(made.0));
         let age = made.and_then(|made| Duration::try_from(Timestamp::now().duration_since(made.0)).ok());
         let class = found.spec.as_ref().and_then(|spec| spec.storage_class_name.clone());
         let class = match class.filter(|class| !class.is_empty()) {
@@ -75,7 +75,8 @@ impl Claims {
         let claim = serde_json::to_value(found).map_err(kube::Error::SerdeError)?;
         let provisioner = class.as_ref().map(|class| class.provisioner.as_str());
         let (claim, volume) = (Some(&claim), volume.as_ref());
-        let seen = Seen { ordinal, id, pod: &pod, claim_name: &claim_name, claim, age, provisioner, volume };
+        let seen =
+            Seen { ordinal, id, pod: &pod, claim_name: &claim_name, claim, age, made_since, provisioner, volume };
         Ok(judge(&seen, target, &self.plan))
     }
 }

@@ -62,7 +62,7 @@ pub async fn watch(
                     }
                 };
                 let uid = pod.metadata.uid.clone().unwrap_or_default();
-                match claims.look(&object, &target, &pod, (ordinal, &id)).await {
+                match claims.look(&object, &target, &pod, (ordinal, &id), health.answered(ordinal)).await {
                     Ok(Found::Nothing) => {}
                     Ok(Found::Kept(claim)) => drop(waiting.insert(claim)),
                     Ok(Found::Lost(note)) if !said.contains(&uid) => {

@@ -19,6 +19,8 @@ type Result = anyhow::Result<()>;
 
 /// What only the webhook writes, as a person might.
 const JOINER: &str = "etcd-scaler.io/joiner";
+/// Another annotation, nobody's: of ours the referee does not see that pods differ from their template.
+const ROLLS: &str = "example.com/rolls";
 /// Three pods, one after the other.
 const ROLLED: Duration = Duration::from_secs(180);
 /// One pod.
@@ -39,9 +41,11 @@ async fn what_anybody_can_write_on_a_pod_decides_nothing() -> Result {
         the_job_deletes_nobody(release, "on-pods").await?;
         // A template may have it from a time without us.
         let configuration = away(release).await?;
-        let template = json!({ "metadata": { "annotations": { JOINER: "true" } } });
+        let template = json!({ "metadata": { "annotations": { JOINER: "true", ROLLS: "once" } } });
         let rolls = json!({ "rollingUpdate": { "partition": 0 } });
-        let marks = json!({ "spec": { "template": template, "updateStrategy": rolls } });
+        // With the partition that is the webhook's, and what says that it is.
+        let own = json!({ "annotations": { "etcd-scaler.io/partition": null } });
+        let marks = json!({ "metadata": own, "spec": { "template": template, "updateStrategy": rolls } });
         // The API server's own copy of the webhooks lags by a moment.
         until("no webhook is asked", BACK, async || patch(release, &marks).await).await?;
         rolled(release).await?;
@@ -59,7 +63,8 @@ async fn what_anybody_can_write_on_a_pod_decides_nothing() -> Result {
         .await?;
         rolled(release).await?;
         ensure!(marked(release).await? == 2, "the webhook left it on a member's pod");
-        patch(release, &json!({ "spec": { "template": { "metadata": { "annotations": { JOINER: null } } } } })).await?;
+        let unmarked = json!({ "metadata": { "annotations": { JOINER: null, ROLLS: "again" } } });
+        patch(release, &json!({ "spec": { "template": unmarked } })).await?;
         rolled(release).await?;
         release.is_settled(3).await?;
         during.to = now();

@@ -27,7 +27,7 @@ async fn a_provisioned_volume_that_went_with_its_claim_is_told_and_replaced() ->
         let from = now();
         without_its_claim(release, 1).await?;
         // The class makes an empty one at once, on which etcd refuses to start.
-        noticed(release, "DiskLost", &release.pod(1), from).await?;
+        noticed(release, 1, "VolumeLost", "was deleted and made again", from).await?;
         is_replaced(release, &load, from).await
     })
     .await
@@ -42,7 +42,7 @@ async fn a_volume_that_was_deleted_with_its_claim_is_told_and_replaced() -> Resu
         let from = now();
         kubectl(["delete", "pv", &release.volume(1), "--wait=false"]).await?;
         without_its_claim(release, 1).await?;
-        noticed(release, "VolumeLost", "there is no volume", from).await?;
+        noticed(release, 1, "VolumeLost", "there is no volume", from).await?;
         is_replaced(release, &load, from).await
     })
     .await
