@@ -40,6 +40,8 @@ pub struct Observer {
     joining: Option<(Id, Instant)>,
     /// The UIDs of the pods in the first round.
     older: Option<BTreeSet<String>>,
+    /// The ordinals whose pod this run has deleted because it was held.
+    freed: BTreeSet<Ordinal>,
 }
 
 impl Observer {
@@ -65,7 +67,10 @@ impl Observer {
         let count = desired.max(recorded).saturating_add(1).min(MOST_MEMBERS);
         let mut pods = pods(objects, target, &statefulset).await?;
         let older = self.older.get_or_insert_with(|| pods.values().map(|pod| pod.uid.clone()).collect());
-        pods.values_mut().for_each(|pod| pod.older = older.contains(&pod.uid));
+        for (ordinal, pod) in &mut pods {
+            pod.older = older.contains(&pod.uid);
+            pod.freed = self.freed.contains(ordinal);
+        }
         let mut volumes = BTreeMap::new();
         for ordinal in 0..desired.min(MOST_MEMBERS) {
             if let Some(claim) = claim_name(&statefulset, target, ordinal) {
@@ -102,6 +107,11 @@ impl Observer {
         };
         seen.joining_for = self.joining_for(&seen);
         Ok((seen, statefulset))
+    }
+
+    /// A held pod of this ordinal was deleted: not a second time in this run.
+    pub fn freed(&mut self, ordinal: Ordinal) {
+        self.freed.insert(ordinal);
     }
 
     /// Since when the newcomer is in the list, as far as this run has seen.

@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
-use membership::names::{ADMIT, INITIAL_CLUSTER, INITIAL_CLUSTER_STATE, JOINER, Ordinal, PERMISSION, TURN, Target};
+use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStatus, Pod};
+use membership::names::{
+    ADMIT, ADMIT_COMMAND, INITIAL_CLUSTER, INITIAL_CLUSTER_STATE, Ordinal, PERMISSION, PERMISSION_DIR, TURN, Target,
+};
 use membership::observed::{self, Trouble};
 use membership::record::Permission;
 
@@ -51,7 +53,8 @@ pub fn observe(pod: &Pod, target: &Target, ordinal: Ordinal, made_from: Option<&
         outdated: made_from.zip(revision).is_some_and(|(now, then)| now != then),
         uid: metadata.uid.clone().unwrap_or_default(),
         node: spec.and_then(|spec| spec.node_name.clone()),
-        joiner: annotation(JOINER).is_some_and(|value| value == "true"),
+        joiner: is_joiner(pod),
+        freed: false,
         initial_cluster,
         gated: spec
             .and_then(|spec| spec.scheduling_gates.as_ref())
@@ -80,6 +83,18 @@ pub fn address(pod: &Pod) -> Option<IpAddr> {
 #[must_use]
 pub fn settled(target: &Target, ordinal: Ordinal) -> [(&'static str, String); 2] {
     [(INITIAL_CLUSTER_STATE, "existing".into()), (INITIAL_CLUSTER, target.initial_cluster([ordinal]))]
+}
+
+/// Whether it is one that the webhook made a joiner: it has the init container that waits for a permission. Never by an
+/// annotation: anybody can write one on a member's pod, or into a template.
+fn is_joiner(pod: &Pod) -> bool {
+    let waits = |container: &Container| {
+        let begins =
+            container.command.as_ref().is_some_and(|command| command.starts_with(&ADMIT_COMMAND.map(str::to_owned)));
+        let mut mounts = container.volume_mounts.iter().flatten();
+        container.name == ADMIT && begins && mounts.any(|mount| mount.mount_path == PERMISSION_DIR)
+    };
+    pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten()).any(waits)
 }
 
 /// Whether its start comes from annotations that say something else.
@@ -194,8 +209,12 @@ mod tests {
     #[test]
     fn a_joiner_that_waits_is_in_no_trouble() {
         let seen = pod(json!({
-            "metadata": { "uid": "u", "annotations": { "etcd-scaler.io/joiner": "true" } },
-            "spec": { "nodeName": "node-3", "containers": [ { "name": "etcd", "env": [
+            "metadata": { "uid": "u" },
+            "spec": { "nodeName": "node-3", "initContainers": [
+                { "name": "etcd-version", "command": ["etcd", "--version"] },
+                { "name": "admit", "command": ["/hook", "admit", "--data-dir=/d"],
+                  "volumeMounts": [{ "name": "etcd-scaler-permission", "mountPath": "/etc/etcd-scaler" }] }
+            ], "containers": [ { "name": "etcd", "env": [
                 { "name": "ETCD_INITIAL_CLUSTER", "value": "a=b" } ] } ] },
             "status": {
                 "initContainerStatuses": [
@@ -208,6 +227,23 @@ mod tests {
         assert!(seen.waits_in_admit && seen.joiner && !seen.ready);
         assert_eq!(seen.trouble, None);
         assert_eq!(seen.initial_cluster.as_deref(), Some("a=b"));
+    }
+
+    #[test]
+    fn what_anybody_can_write_on_a_pod_makes_no_joiner_of_it() {
+        let with = |init: serde_json::Value| {
+            let annotations = json!({ "etcd-scaler.io/joiner": "true", "etcd-scaler.io/waits-for": "me" });
+            let spec = json!({ "initContainers": init, "containers": [] });
+            pod(json!({ "metadata": { "annotations": annotations }, "spec": spec })).joiner
+        };
+        let mounts = json!([{ "name": "p", "mountPath": "/etc/etcd-scaler" }]);
+        let admit = |command: serde_json::Value, mounts: &serde_json::Value| {
+            with(json!([{ "name": "admit", "command": command, "volumeMounts": mounts }]))
+        };
+        assert!(admit(json!(["/hook", "admit", "--data-dir=/d"]), &mounts));
+        assert!(!with(json!([])));
+        assert!(!admit(json!(["sh", "-c", "true"]), &mounts), "another program");
+        assert!(!admit(json!(["/hook", "admit"]), &json!([])), "it reads no permission");
     }
 
     #[test]

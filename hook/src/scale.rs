@@ -231,8 +231,13 @@ impl Work<'_> {
                     {
                         over = Some(anyhow!(did_not_join(&seen, *ordinal, why)));
                     }
+                    let held = match &step {
+                        Step::Renew(ordinal, ..) if seen.is_held(*ordinal) => Some(*ordinal),
+                        _ => None,
+                    };
                     match self.bounded(self.apply(lease, &seen, &statefulset).step(step)).await {
                         Ok(Applied::Done) => {
+                            held.into_iter().for_each(|ordinal| observer.freed(ordinal));
                             waits.over();
                             continue;
                         }

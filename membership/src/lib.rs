@@ -10,6 +10,7 @@
 pub mod budget;
 pub mod drift;
 pub mod guard;
+pub mod lost_claim;
 pub mod names;
 pub mod next_step;
 pub mod observed;

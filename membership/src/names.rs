@@ -37,7 +37,10 @@ pub const CONTROLLER: &str = "etcd-scaler.io/controller";
 /// the same.
 pub const CONTROLLERS: [&str; 2] =
     ["system:serviceaccount:kube-system:statefulset-controller", "system:kube-controller-manager"];
-/// The annotation of a pod that the webhook made a joiner (`"true"`).
+/// What every annotation of ours begins with.
+pub const PREFIX: &str = "etcd-scaler.io/";
+/// The annotation of a pod that the webhook made a joiner (`"true"`), for people: what makes it one is its init container
+/// [`ADMIT`], because anybody can write an annotation.
 pub const JOINER: &str = "etcd-scaler.io/joiner";
 /// The scheduling gate of a joining pod whose turn has not come.
 pub const TURN: &str = "etcd-scaler.io/turn";
@@ -54,6 +57,8 @@ pub const INITIAL_CLUSTER_STATE: &str = "etcd-scaler.io/initial-cluster-state";
 pub const TARGET: &str = "etcd-scaler.io/target";
 /// The name of the init container in which a joining pod waits.
 pub const ADMIT: &str = "admit";
+/// How the command of that container begins.
+pub const ADMIT_COMMAND: [&str; 2] = ["/hook", "admit"];
 /// The name of the init container that proves the joining pod's etcd image.
 pub const ETCD_VERSION: &str = "etcd-version";
 /// The directory in which `admit` finds the permission as a downward-API file.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::drift;
-use crate::names::Ordinal;
+use crate::names::{ADMIT, Ordinal, Target};
 use crate::observed::{Agreed, ListedMember, Observed, Pod};
 use crate::record::{Id, Permission, Record, State};
 use crate::version::JoinAs;
@@ -100,7 +100,7 @@ fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
     if let Some(drift) = seen.record.as_ref().and_then(|record| drift::split(&seen.target, record, &seen.answers)) {
         return Err(Step::Fail(drift.sentence()));
     }
-    let agreed = agreed(seen)?;
+    let agreed = agreed(seen).or_else(|wait| held_again(seen).and(Err(wait)))?;
     let listed = agreed
         .by_ordinal(&seen.target)
         .map_err(|member| Step::Fail(drift::stranger(&seen.target, &seen.answers, &agreed, member).sentence()))?;
@@ -124,6 +124,7 @@ fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
     reconcile(seen, record, &listed)?;
     started_for_good(seen, record)?;
     join_in_progress(seen, limits, record, &agreed, &listed)?;
+    held_again(seen)?;
     // A gap is filled first where everybody is well: it may be all that is to stay.
     if gap(&listed).is_some_and(|gap| gap < seen.desired) && healthy(seen, record, &listed).is_ok() {
         newcomer(seen, limits, &agreed, &listed)?;
@@ -199,12 +200,22 @@ fn repaired(seen: &Observed) -> Result<(), Step> {
 /// to serve and before that is recorded: made again, it is a joiner still, and nobody permits it. Its
 /// etcd did not run, so it is asked of nobody; its vote may be the one that a quorum lacks.
 fn never_held(seen: &Observed) -> Result<(), Step> {
-    let served = |ordinal| seen.record.as_ref().and_then(|record| record.state(ordinal)) == Some(State::Member);
-    let held = seen.pods.iter().find(|(ordinal, pod)| {
-        **ordinal < seen.desired && pod.joiner && pod.permitted.is_none() && !pod.terminating && served(**ordinal)
-    });
+    let held = seen.pods.iter().find(|(ordinal, pod)| seen.is_held(**ordinal) && !pod.freed);
     let why = "its member has served, and it was made before that was recorded, so it would be held for ever";
     held.map_or(Ok(()), |(&ordinal, pod)| Err(Step::Renew(ordinal, pod.uid.clone(), why.into())))
+}
+
+/// Made again from the record as it is now, a member's pod is ordinary. One that is held all the same is so by somebody
+/// else's hand, and deleting it once more would only take the member away once more.
+fn held_again(seen: &Observed) -> Result<(), Step> {
+    let Some((&ordinal, _)) = seen.pods.iter().find(|(ordinal, pod)| seen.is_held(**ordinal) && pod.freed) else {
+        return Ok(());
+    };
+    let Target { namespace, statefulset, .. } = &seen.target;
+    let pod = seen.target.pod(ordinal);
+    Err(Step::Fail(format!(
+        "{pod} waits in an init container {ADMIT} though its member has served. It was deleted once for that, and was made again with the same container, so it is left alone now: etcd-scaler puts that container only into the pods of ordinals that are no members yet, so the template of StatefulSet {statefulset} has it, or another webhook. Look for it (kubectl -n {namespace} get statefulset {statefulset} -o yaml) and take it out; then upgrade again"
+    )))
 }
 
 fn agreed(seen: &Observed) -> Result<Agreed, Step> {

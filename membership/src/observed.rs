@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::guard::condition::{Override, Room};
 use crate::names::{Ordinal, Target};
 use crate::quorum::quorum;
-use crate::record::{Id, Record};
+use crate::record::{Id, Record, State};
 
 /// One member's own answer (etcd `Status`, with a linearizable read for voters).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,8 +102,10 @@ pub struct Pod {
     pub uid: String,
     /// The node it is scheduled to.
     pub node: Option<String>,
-    /// Made a joiner by the webhook.
+    /// Made a joiner by the webhook: it has the init container that waits for a permission.
     pub joiner: bool,
+    /// This run has deleted a pod of this ordinal before because it was held ([`Observed::is_held`]).
+    pub freed: bool,
     /// `ETCD_INITIAL_CLUSTER` as it stands in the pod.
     pub initial_cluster: Option<String>,
     /// The scheduler leaves it alone until its turn comes ([`crate::names::TURN`]).
@@ -243,6 +245,15 @@ impl Observed {
     #[must_use]
     pub fn may_wait_for_entry(&self) -> bool {
         self.pods.iter().any(|(&ordinal, pod)| pod.started && !pod.terminating && self.answer(ordinal).is_none())
+    }
+
+    /// Whether a pod is held though its member has served: it waits for a permission that nobody gives to a member.
+    /// Who had one, or whose etcd has run, is not.
+    #[must_use]
+    pub fn is_held(&self, ordinal: Ordinal) -> bool {
+        let served = self.record.as_ref().and_then(|record| record.state(ordinal)) == Some(State::Member);
+        let waits = |pod: &Pod| pod.joiner && pod.permitted.is_none() && !pod.started && !pod.terminating;
+        served && ordinal < self.desired && self.pods.get(&ordinal).is_some_and(waits)
     }
 
     /// Whether a member answers as itself and is well.

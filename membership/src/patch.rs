@@ -4,6 +4,7 @@
 //! know is never lost. A patch sets single fields and never rewrites a list (facts-kubernetes H).
 
 mod env;
+mod own;
 pub mod ownership;
 pub mod pod;
 pub mod statefulset;

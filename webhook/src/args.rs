@@ -1,5 +1,6 @@
 //! The flags, and the one place that starts everything with them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use flags::{TargetArgs, VolumeArgs};
 use kube::Client;
 use membership::guard::reset::OnReset;
 use membership::names::Target;
+use tokio::sync::watch;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
@@ -20,6 +22,7 @@ use crate::events::Events;
 use crate::health::Health;
 use crate::held::Held;
 use crate::launcher::Launcher;
+use crate::lost_claim::Claims;
 use crate::lost_disk;
 use crate::readiness::Readiness;
 use crate::server;
@@ -123,15 +126,17 @@ impl Args {
         let (cluster, live) = Cluster::watch(&client, target.clone(), lease);
         let health = Health::poll(live.clone(), cluster.clone());
         let events = Events::new(&client, &target, pod_name);
+        let plan = volumes.plan();
+        let (kept_sender, kept) = watch::channel(BTreeSet::new());
         let lost_disks = lost_disk::watch(
-            client.clone(),
-            target.namespace.clone(),
             cluster.clone(),
+            Claims::new(&client, &target.namespace, plan.clone()),
             live.clone(),
             health.clone(),
             events.clone(),
+            kept_sender,
         );
-        let launcher = Launcher::new(&client, &target, volumes.plan(), cluster.clone(), events.clone());
+        let launcher = Launcher::new(&client, &target, plan, cluster.clone(), events.clone());
         let held = Held::nobody();
         let admission = Admission {
             cluster: cluster.clone(),
@@ -157,7 +162,7 @@ impl Args {
         tokio::spawn(cluster.clone().wake_when_ready(readiness.clone()));
         tokio::spawn(controller::ask(cluster.clone(), live.clone()));
         tokio::spawn(lost_disks);
-        tokio::spawn(launcher.run(live, health));
+        tokio::spawn(launcher.run(live, health, kept));
         server::serve(listen, tls, admission, readiness).await
     }
 }

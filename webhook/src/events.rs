@@ -43,6 +43,8 @@ pub enum Reason {
     NotUnderstood,
     /// A member's data directory is empty where it has served before.
     DiskLost,
+    /// A member lacks the volume that it served with.
+    VolumeLost,
 }
 
 impl Events {
@@ -76,6 +78,7 @@ impl Events {
             Reason::GivenUp => ("Warning", "Launch", "ScaleGivenUp"),
             Reason::NotUnderstood => ("Warning", "Look", "NotUnderstood"),
             Reason::DiskLost => ("Warning", "Look", "DiskLost"),
+            Reason::VolumeLost => ("Warning", "Look", "VolumeLost"),
         };
         let once = now.as_second().div_euclid(ONCE_IN.as_secs().cast_signed());
         let hash = hash(&[uid, reason, note, &once.to_string()]);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use membership::guard::Seen;
 use membership::names::Ordinal;
 use membership::observed::Answered;
@@ -26,6 +27,8 @@ struct Round {
     /// When the round began: what was seen is at least as new as this.
     began: Instant,
     answers: Arc<BTreeMap<Ordinal, Answered>>,
+    /// When each member was asked when it answered last.
+    answered: Arc<BTreeMap<Ordinal, Timestamp>>,
 }
 
 /// The latest round. Cheap to clone.
@@ -41,8 +44,9 @@ impl Health {
         let (latest, latest_receiver) = watch::channel(None);
         let (answering, answering_receiver) = watch::channel(BTreeSet::new());
         tokio::spawn(async move {
+            let mut answered: BTreeMap<Ordinal, Timestamp> = BTreeMap::new();
             loop {
-                let began = Instant::now();
+                let (began, asked) = (Instant::now(), Timestamp::now());
                 let object = live.borrow_and_update().object();
                 let Some(object) = object else {
                     latest.send_replace(None);
@@ -56,7 +60,9 @@ impl Health {
                 let fell_silent = fell_silent(&answers, &answering.borrow());
                 answers.extend(etcd::observe(&target, fell_silent, DEADLINE).await);
                 tell_news(&answers, &answering);
-                latest.send_replace(Some(Round { began, answers: Arc::new(answers) }));
+                answered.extend(answers.iter().filter(|(_, it)| it.is_ok()).map(|(&ordinal, _)| (ordinal, asked)));
+                let (answers, answered) = (Arc::new(answers), Arc::new(answered.clone()));
+                latest.send_replace(Some(Round { began, answers, answered }));
                 tokio::time::sleep(EVERY.saturating_sub(began.elapsed())).await;
             }
         });
@@ -68,6 +74,11 @@ impl Health {
         // Cloned out: a decision never keeps the poll from writing.
         let round = self.latest.borrow().clone();
         use_it(round.as_ref().map(|round| Seen { age: round.began.elapsed(), answers: &round.answers }))
+    }
+
+    /// When a member was asked when it answered last, as far as this process knows: not later than that it answered.
+    pub fn answered(&self, ordinal: Ordinal) -> Option<Timestamp> {
+        self.latest.borrow().as_ref()?.answered.get(&ordinal).copied()
     }
 
     /// Waits until other members answer than before.
@@ -93,7 +104,11 @@ impl Health {
     /// With these answers, for tests.
     #[cfg(test)]
     pub fn fixed(answers: Option<BTreeMap<Ordinal, Answered>>) -> Self {
-        let round = answers.map(|answers| Round { began: Instant::now(), answers: Arc::new(answers) });
+        let round = answers.map(|answers| Round {
+            began: Instant::now(),
+            answers: Arc::new(answers),
+            answered: Arc::default(),
+        });
         Self { latest: watch::channel(round).1, answering: watch::channel(BTreeSet::new()).1 }
     }
 }

@@ -1,5 +1,6 @@
 //! Starts the scaling Job when the StatefulSet asks for what the record does not have: after
-//! `kubectl scale`, under Helm's `--wait` (which waits before its post-upgrade hooks), on adoption.
+//! `kubectl scale`, under Helm's `--wait` (which waits before its post-upgrade hooks), on adoption; and when a member's
+//! pod waits for a volume that the Job can give it back.
 //!
 //! It reacts to watches and asks nothing while idle. What it does next is [`decide`], pure; the
 //! Job's name follows from what it is for, so two replicas cannot start it twice. It stops after
@@ -9,7 +10,7 @@
 mod job;
 mod volume;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -51,6 +52,8 @@ struct Need {
     /// Which writing of the StatefulSet: what failed may succeed after a correction. Not in the name,
     /// the Job's own writes are no correction.
     generation: u64,
+    /// Nothing but to give volumes back that are kept for claims that were deleted.
+    frees: bool,
 }
 
 /// What is remembered about the state that was seen last.
@@ -107,7 +110,12 @@ impl Launcher {
     }
 
     /// Watches and starts, for ever.
-    pub async fn run(self, mut live: watch::Receiver<Live>, mut health: Health) {
+    pub async fn run(
+        self,
+        mut live: watch::Receiver<Live>,
+        mut health: Health,
+        mut kept: watch::Receiver<BTreeSet<String>>,
+    ) {
         let (sender, mut jobs) = watch::channel(None);
         let config = watcher::Config::default().labels(&format!("{TARGET}={}", self.target));
         tokio::spawn(follow(self.jobs.clone(), config, "our Jobs", move |change| tell(&sender, change)));
@@ -118,7 +126,8 @@ impl Launcher {
             let object = object.filter(|object| self.is_understood(object, &mut told));
             // Then no Helm has a Job of its own behind it.
             let scaled = object.as_ref().is_some_and(|object| ownership::is_scaled(object));
-            let need = object.as_ref().and_then(|object| need(object));
+            let waiting = kept.borrow_and_update().clone();
+            let need = object.as_ref().and_then(|object| need(object).or_else(|| frees(object, &waiting)));
             let known = jobs.borrow_and_update().clone();
             let now = Timestamp::now();
             memory = need.map(|need| match memory.take() {
@@ -132,7 +141,7 @@ impl Launcher {
             let mut pause = None;
             if let (Some(memory), Some(known)) = (&mut memory, &known) {
                 memory.tried = memory.tried.max(attempts(&memory.need, known));
-                match decide(memory, known, scaled, now) {
+                match decide(memory, known, scaled || memory.need.frees, now) {
                     Step::Rest => {}
                     Step::WaitUntil(then) => pause = Some(then.duration_since(now).unsigned_abs()),
                     Step::Launch(attempt) => {
@@ -152,6 +161,7 @@ impl Launcher {
             let ended = tokio::select! {
                 changed = live.changed() => changed.is_err(),
                 changed = jobs.changed() => changed.is_err(),
+                changed = kept.changed() => changed.is_err(),
                 () = health.improved() => {
                     forgive(memory.as_mut());
                     false
@@ -183,10 +193,16 @@ impl Launcher {
         match self.make(need, attempt).await {
             Ok(Some(name)) => {
                 info!(job = name, desired = need.desired, attempt, "Job started");
-                let note = format!(
-                    "etcd-scaler started Job {name}: {} members are wanted and the record differs",
-                    need.desired
-                );
+                let note = if need.frees {
+                    format!(
+                        "etcd-scaler started Job {name}: a member waits for its volume, which is kept for a claim that was deleted"
+                    )
+                } else {
+                    format!(
+                        "etcd-scaler started Job {name}: {} members are wanted and the record differs",
+                        need.desired
+                    )
+                };
                 self.events.tell(&need.uid, Reason::Started, &note);
                 GRACE.unsigned_abs()
             }
@@ -261,7 +277,20 @@ fn need(object: &Value) -> Option<Need> {
     let record = annotation(object, membership::names::RECORD).unwrap_or_default();
     let run = hash(&[&uid, &desired.to_string(), record]);
     let generation = object["metadata"]["generation"].as_u64().unwrap_or(0);
-    Some(Need { uid, desired, run, generation })
+    Some(Need { uid, desired, run, generation, frees: false })
+}
+
+/// The state in which nothing is wanted but that these claims, by UID, get the volumes that are kept for those before
+/// them: once for each claim.
+fn frees(object: &Value, claims: &BTreeSet<String>) -> Option<Need> {
+    if claims.is_empty() || !object["metadata"]["deletionTimestamp"].is_null() {
+        return None;
+    }
+    let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    let waiting: Vec<&str> = claims.iter().map(String::as_str).collect();
+    let run = hash(&[&[uid.as_str()], &waiting[..]].concat());
+    let generation = object["metadata"]["generation"].as_u64().unwrap_or(0);
+    Some(Need { uid, desired: statefulset::replicas(object), run, generation, frees: true })
 }
 
 /// What to do about a state that wants a Job, given the Jobs that there are; `scaled`: the count came

@@ -1,6 +1,6 @@
 //! Says in an Event when a member's disk was lost: etcd refuses to start on the empty directory,
 //! which is what is wanted, but its own line ("cannot fetch cluster info from peer urls") tells
-//! nobody so.
+//! nobody so. And looks for pods that wait for a volume ([`crate::lost_claim`]).
 //!
 //! Looked for only while a recorded member does not answer; an idle webhook asks nothing.
 
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client};
+use membership::lost_claim::Found;
 use membership::names::Ordinal;
 use membership::patch::statefulset;
 use membership::record::State;
@@ -18,9 +18,10 @@ use tracing::{info, warn};
 use crate::cluster::{Cluster, Live};
 use crate::events::{Events, Reason};
 use crate::health::Health;
+use crate::lost_claim::Claims;
 
-/// How often pods of silent members are looked at: a crash loop's pauses are longer.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often pods of silent members are looked at: a claim that was deleted is noticed within 10 s.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What etcd says when it is started on an empty directory under an ID that has served: as an
 /// existing member that names only itself, as a new one that the others know, and from a template in whose initial
@@ -28,30 +29,31 @@ const LOOK: Duration = Duration::from_secs(5);
 const REFUSALS: [&str; 3] =
     ["cannot fetch cluster info from peer urls", "has already been bootstrapped", "member count is unequal"];
 
-/// Looks, for ever.
+/// Looks, for ever; `kept` is told the UIDs of the claims whose volume is kept for the claim before.
 pub async fn watch(
-    client: Client,
-    namespace: String,
     cluster: Cluster,
+    claims: Claims,
     live: watch::Receiver<Live>,
     mut health: Health,
     events: Events,
+    kept: watch::Sender<BTreeSet<String>>,
 ) {
-    let pods: Api<Pod> = Api::namespaced(client, &namespace);
     // By UID: said once of each pod, again of the one that is made after it.
     let mut said = BTreeSet::new();
     loop {
         let object = live.borrow().object();
         let silent = object.as_ref().map(|object| silent(object, &health)).unwrap_or_default();
         if silent.is_empty() {
+            kept.send_if_modified(|kept| !std::mem::take(kept).is_empty());
             health.changed().await;
             continue;
         }
         if let Some(object) = object {
+            let mut waiting = BTreeSet::new();
             let target = cluster.target(&object);
             for (ordinal, id) in silent {
                 let name = target.pod(ordinal);
-                let pod = match pods.get_opt(&name).await {
+                let pod = match claims.pod(&name).await {
                     Ok(Some(pod)) => pod,
                     Ok(None) => continue,
                     Err(error) => {
@@ -60,6 +62,19 @@ pub async fn watch(
                     }
                 };
                 let uid = pod.metadata.uid.clone().unwrap_or_default();
+                match claims.look(&object, &target, &pod, (ordinal, &id), health.answered(ordinal)).await {
+                    Ok(Found::Nothing) => {}
+                    Ok(Found::Kept(claim)) => drop(waiting.insert(claim)),
+                    Ok(Found::Lost(note)) if !said.contains(&uid) => {
+                        info!(pod = name, "a member's volume is lost");
+                        events.tell(object["metadata"]["uid"].as_str().unwrap_or_default(), Reason::VolumeLost, &note);
+                        said.insert(uid.clone());
+                    }
+                    Ok(Found::Lost(_)) => {}
+                    Err(error) => {
+                        warn!(%error, pod = name, "cannot look at the claim of a member that does not answer");
+                    }
+                }
                 let Some(line) = lost(&pod, &target.container).filter(|_| !said.contains(&uid)) else { continue };
                 let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
                 let note = format!(
@@ -69,6 +84,11 @@ pub async fn watch(
                 events.tell(object["metadata"]["uid"].as_str().unwrap_or_default(), Reason::DiskLost, &note);
                 said.insert(uid);
             }
+            kept.send_if_modified(|kept| {
+                let news = *kept != waiting;
+                *kept = waiting;
+                news
+            });
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -13,6 +13,7 @@ mod fake_api;
 mod health;
 mod held;
 mod launcher;
+mod lost_claim;
 mod lost_disk;
 mod readiness;
 mod server;

@@ -151,6 +151,18 @@ an installation. Without a claim of theirs their data is gone, and it begins ane
 {{ $env }}
 {{- end -}}
 
+{{- /* What etcd-scaler writes into a pod says something of that pod alone, and decides about it. */ -}}
+{{- define "etcd-scaler.etcd.annotations" -}}
+{{- range $key, $_ := .Values.etcd.podAnnotations -}}
+{{- if hasPrefix "etcd-scaler.io/" $key -}}
+{{- fail (printf "etcd.podAnnotations: %s is an annotation that only etcd-scaler writes, and only into a pod that waits to join. In a template it would be in every member's pod. Leave it out" $key) -}}
+{{- end -}}
+{{- end -}}
+{{- with merge (include "etcd-scaler.etcd.bootstrap-annotations" . | fromYaml) .Values.etcd.podAnnotations -}}
+{{ toYaml . }}
+{{- end -}}
+{{- end -}}
+
 {{- define "etcd-scaler.etcd.affinity" -}}
 {{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (include "etcd-scaler.etcd.selector" . | fromYaml)) -}}
 {{- $affinity := .Values.etcd.affinity -}}
@@ -276,9 +288,9 @@ spec:
         {{- with .Values.etcd.podLabels }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
-      {{- with merge (include "etcd-scaler.etcd.bootstrap-annotations" . | fromYaml) .Values.etcd.podAnnotations }}
+      {{- with include "etcd-scaler.etcd.annotations" . }}
       annotations:
-        {{- toYaml . | nindent 8 }}
+        {{- . | nindent 8 }}
       {{- end }}
     spec:
       serviceAccountName: {{ include "etcd-scaler.target" . }}

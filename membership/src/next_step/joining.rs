@@ -74,7 +74,8 @@ pub(super) fn join_in_progress(
             let record = record.clone().with(ordinal, member.id, State::Member);
             return Err(Step::Record(record, format!("{pod} serves as member {}", member.id)));
         }
-        if settled && (made_for_joining.is_none() || ordinal >= seen.desired) {
+        // One that is held is the caller's to name: a newcomer behind it is taken back all the same.
+        if settled && (made_for_joining.is_none() || ordinal >= seen.desired || seen.is_held(ordinal)) {
             continue;
         }
         let Some(answer) = serving else {

@@ -316,6 +316,44 @@ fn a_joiner_made_again_before_it_was_recorded_that_it_serves_is_not_held() {
 }
 
 #[test]
+fn a_members_pod_that_is_held_by_another_hand_is_made_again_once() {
+    let mut world = World::settled(3);
+    world.settle();
+    // A container that waits, and no annotation: what its template or somebody's webhook has.
+    let held = |world: &mut World, freed: bool| {
+        world.make_pod(1, true);
+        world.serving.remove(&1);
+        world.pods.get_mut(&1).unwrap().freed = freed;
+    };
+    held(&mut world, false);
+    assert!(matches!(world.next(), Step::Renew(1, ..)), "{:?}", world.next());
+    held(&mut world, true);
+    let Step::Fail(why) = world.next() else { panic!("{:?}", world.next()) };
+    insta::assert_snapshot!(why, @"puls8-etcd-1 waits in an init container admit though its member has served. It was deleted once for that, and was made again with the same container, so it is left alone now: etcd-scaler puts that container only into the pods of ordinals that are no members yet, so the template of StatefulSet puls8-etcd has it, or another webhook. Look for it (kubectl -n puls8 get statefulset puls8-etcd -o yaml) and take it out; then upgrade again");
+    // Where there is no quorum without it, that is the reason, and not what is waited for.
+    world.serving.clear();
+    assert!(matches!(world.next(), Step::Fail(why) if why.contains("is left alone now")));
+    // One whose etcd has run is not held, whatever it is made of.
+    world.pods.get_mut(&1).unwrap().started = true;
+    assert!(matches!(world.next(), Step::Wait(_)));
+}
+
+#[test]
+fn a_newcomer_is_taken_back_also_while_a_members_pod_is_held() {
+    let mut world = World::settled(3);
+    world.desired = 4;
+    while !matches!(world.next(), Step::Permit(..)) {
+        world.apply(&world.next());
+        world.settle();
+    }
+    world.desired = 3;
+    world.make_pod(1, true);
+    world.serving.remove(&1);
+    world.pods.get_mut(&1).unwrap().freed = true;
+    assert!(matches!(world.next(), Step::TakeBack(3, ..)), "{:?}", world.next());
+}
+
+#[test]
 fn out_of_time_it_says_what_to_do() {
     let mut world = World::settled(3);
     world.desired = 4;

@@ -1,7 +1,8 @@
 //! A pod of the StatefulSet that is being created: what is written into it by its ordinal's state.
 //!
+//! What only we write is taken off every pod but a joiner's ([`own`]).
 //! `member`, `leaving`: ordinary; a plain etcd gets an initial cluster that names only itself, so that a lost
-//! disk refuses to start instead of coming back empty under a live ID. `bootstrapping`: untouched.
+//! disk refuses to start instead of coming back empty under a live ID. `bootstrapping`: as its chart made it.
 //! Any other ordinal: a joiner, held by the init container `admit` until the Job permits it. One below which
 //! another has still to join is not scheduled before its turn: newcomers are scheduled in any order, and
 //! a later one could take, with its new volume, the only node that an earlier one's kept volume is on.
@@ -10,13 +11,15 @@ use json_patch::Patch;
 use serde_json::{Value, json};
 
 use super::statefulset;
-use super::{Edit, annotation, env, get, list, named, text};
-use crate::names::{ADMIT, ETCD_VERSION, JOINER, Ordinal, PERMISSION, PERMISSION_DIR, TARGET, TURN, Target, WAITS_FOR};
+use super::{Edit, env, get, list, named, own, text};
+use crate::names::{
+    ADMIT, ADMIT_COMMAND, ETCD_VERSION, JOINER, Ordinal, PERMISSION, PERMISSION_DIR, TARGET, TURN, Target, WAITS_FOR,
+};
 use crate::record::{Record, State};
 use crate::start::{self, BITNAMI_RUN, Start};
 
 /// The name of the volume in which `admit` reads the permission.
-const PERMISSION_VOLUME: &str = "etcd-scaler-permission";
+pub(super) const PERMISSION_VOLUME: &str = "etcd-scaler-permission";
 /// The permission's file in that volume.
 const PERMISSION_FILE: &str = "permission";
 /// The file with the pod's own UID in that volume.
@@ -38,11 +41,11 @@ pub fn patch(pod: &Value, statefulset: &Value, target: &Target, our_image: &str)
     // No record, or none that can be read: nothing is known, so nothing is held. The admission
     // policy is the net under this: it denies an ordinal that it does not find in the record.
     let Some(Ok(record)) = statefulset::record(statefulset) else {
-        return untouched;
+        return Ok(as_its_chart_made_it(pod));
     };
     match record.state(ordinal) {
         Some(State::Member | State::Leaving) => Ok(member(pod, statefulset, ordinal, target)),
-        Some(State::Bootstrapping) => untouched,
+        Some(State::Bootstrapping) => Ok(as_its_chart_made_it(pod)),
         Some(State::Joining) | None => {
             let start =
                 start::of_pod(pod, statefulset, target, ordinal).map_err(|why| refusal(target, ordinal, &why))?;
@@ -67,10 +70,17 @@ pub fn is_ready(pod: &Value) -> bool {
     list(pod, &["status", "conditions"]).iter().any(|it| is(it, "type", "Ready") && is(it, "status", "True"))
 }
 
+fn as_its_chart_made_it(pod: &Value) -> Patch {
+    let mut edit = Edit::new(pod);
+    own::take_off(&mut edit, false);
+    edit.finish()
+}
+
 /// What is not understood is left as its chart made it. Images with start scripts read the environment at every
 /// start: theirs stays too.
 fn member(pod: &Value, statefulset: &Value, ordinal: Ordinal, target: &Target) -> Patch {
     let mut edit = Edit::new(pod);
+    own::take_off(&mut edit, false);
     let start = start::of_pod(pod, statefulset, target, ordinal);
     if let Some(index) = container(pod, target).filter(|_| start.is_ok_and(|start| !start.scripts)) {
         set_env(&mut edit, &["spec", "containers", &index], &target.initial_cluster([ordinal]));
@@ -118,7 +128,8 @@ fn joiner(
             "command": [start.program, "--version"],
         }),
     );
-    let mut command = vec!["/hook".to_owned(), "admit".into(), format!("--data-dir={}", start.data_dir)];
+    let mut command = ADMIT_COMMAND.map(str::to_owned).to_vec();
+    command.push(format!("--data-dir={}", start.data_dir));
     command.push(format!("--permission-file={PERMISSION_DIR}/{PERMISSION_FILE}"));
     command.push(format!("--uid-file={PERMISSION_DIR}/{UID_FILE}"));
     command.push(format!("--cluster={}", record.cluster));
@@ -154,10 +165,7 @@ fn joiner(
             edit.push(&gates, json!({ "name": TURN }));
         }
     }
-    // A permission is for one pod; one that a template carries would be for every pod.
-    if annotation(pod, PERMISSION).is_some() {
-        edit.remove(&["metadata", "annotations", PERMISSION]);
-    }
+    own::take_off(&mut edit, true);
     edit.set(&["metadata", "annotations", JOINER], "true".into());
     let waits = format!(
         "init container {ADMIT} waits until the etcd-scaler Job has added {name} to etcd; the Job: kubectl logs -l {TARGET}={}",

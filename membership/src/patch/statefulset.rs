@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use json_patch::Patch;
 use serde_json::{Map, Value};
 
-use super::{Edit, annotation, env, get, ownership, text};
+use super::{Edit, annotation, env, get, own, ownership, text};
 use crate::guard::condition::{DEFAULT_QUOTA, Override, Room};
 use crate::guard::reset::OnReset;
 use crate::names::{
@@ -224,8 +224,12 @@ pub fn lives(record: &Record, target: &Target, answers: &BTreeMap<Ordinal, Answe
 /// their pods may be made from.
 ///
 /// # Errors
-/// The sentence with which it is refused: another count than that of the living members.
+/// The sentence with which it is refused: a template with what only we write, or another count than that of the
+/// living members.
 pub fn created(new: &Value, target: &Target, living: Option<&Record>, newest: Option<&Value>) -> Result<Patch, String> {
+    if let Some(what) = get(new, &TEMPLATE).and_then(|template| own::added(template, None)) {
+        return Err(own::refusal(target, &what));
+    }
     let mut edit = Edit::new(new);
     let place = ["metadata", "annotations", RECORD];
     match living {
@@ -333,7 +337,8 @@ impl<'a> Update<'a> {
     /// ServiceAccount asks.
     ///
     /// # Errors
-    /// The sentence with which the update is refused: the record changed by another than the hook.
+    /// The sentence with which the update is refused: the record changed by another than the hook, or a template
+    /// with what only we write.
     /// A record that was dropped is no error, it is put back: a PUT of a manifest drops it.
     pub fn new(old: &'a Value, new: &'a Value, target: &'a Target, by_hook: bool) -> Result<Self, String> {
         let (before, asked) = (annotation(old, RECORD), annotation(new, RECORD));
@@ -352,6 +357,9 @@ impl<'a> Update<'a> {
             }
         }
         let template = |object| get(object, &TEMPLATE).unwrap_or(&Value::Null);
+        if let Some(what) = own::added(template(new), Some(template(old))) {
+            return Err(own::refusal(target, &what));
+        }
         let bare = |object| env::without_managed(template(object), &target.container);
         // Templates are large: what is the same is not looked into.
         let changes_template = template(old) != template(new) && bare(old) != bare(new);

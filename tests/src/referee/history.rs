@@ -13,8 +13,6 @@ use crate::journal::{Answer, Call};
 /// Microseconds since 1970.
 pub type Micros = i64;
 
-/// The annotation that a joining pod carries.
-pub const JOINER: &str = "etcd-scaler.io/joiner";
 /// The annotation by which a joining pod is let go.
 pub const PERMISSION: &str = "etcd-scaler.io/permission";
 /// The annotation with what was verified.
@@ -244,10 +242,11 @@ impl Request {
         self.object["metadata"]["annotations"][name].as_str()
     }
 
-    /// Whether the pod is one that waits to join.
+    /// Whether the pod is one that waits to join. By its annotation a member's could pass for one.
     #[must_use]
     pub fn is_joiner(&self) -> bool {
-        self.annotation(JOINER) == Some("true")
+        let mut init = self.object["spec"]["initContainers"].as_array().into_iter().flatten();
+        init.any(|container| container["name"] == ADMIT)
     }
 
     /// The object's UID.

@@ -12,6 +12,7 @@ mod helm;
 mod image_gone;
 mod kills;
 mod leaving;
+mod lost_claim;
 mod lost_disk;
 mod minds;
 mod outages;

@@ -2,10 +2,12 @@
 //! One program, so that three scenarios run at a time: most of each is waiting.
 
 mod all;
+mod annotations;
 mod disruption;
 mod failures;
 mod foreign;
 mod kills;
+mod lost_claim;
 mod lost_disk;
 mod main_job;
 mod recreated;

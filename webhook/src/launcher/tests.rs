@@ -47,13 +47,28 @@ fn another_count_or_record_is_another_run() {
     assert_ne!(run(4, &three), run(4, &joining));
 }
 
+#[test]
+fn a_claim_whose_volume_is_kept_for_the_one_before_wants_a_job_of_its_own() {
+    let live = statefulset(3, Some(&record(&["member"; 3])));
+    let run = |claims: &[&str]| {
+        let claims = claims.iter().map(|&uid| uid.to_owned()).collect();
+        frees(&live, &claims).map(|need| need.run)
+    };
+    assert_eq!((need(&live), run(&[])), (None, None));
+    assert_eq!(run(&["a", "b"]), run(&["b", "a"]));
+    assert_ne!(run(&["a"]), run(&["b"]), "the claim was deleted again");
+    let mut deleting = live.clone();
+    deleting["metadata"]["deletionTimestamp"] = json!("2026-11-23T10:00:00Z");
+    assert_eq!(frees(&deleting, &["a".to_owned()].into()), None);
+}
+
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).unwrap()
 }
 
 /// Seen at second 0.
 fn memory() -> Memory {
-    let need = Need { uid: "sts-uid".into(), desired: 4, run: "run".into(), generation: 1 };
+    let need = Need { uid: "sts-uid".into(), desired: 4, run: "run".into(), generation: 1, frees: false };
     Memory { need, since: at(0), tried: 0, forgiven: 0, given_up: false }
 }
 

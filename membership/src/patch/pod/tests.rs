@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::names::RECORD;
 use crate::names::tests::puls8;
+use crate::patch::annotation;
 use crate::record::Id;
 use crate::world::template;
 
@@ -280,6 +281,27 @@ fn a_second_call_for_the_same_pod_adds_nothing() {
         let once = made(&pod(ordinal), &live());
         assert!(patch(&once, &live(), &puls8(), OURS).unwrap().is_empty(), "{ordinal}");
     }
+}
+
+#[test]
+fn what_is_only_ours_is_taken_off_pods_that_do_not_wait_to_join() {
+    let ours = json!({
+        JOINER: "true", PERMISSION: "{}", WAITS_FOR: "x", "etcd-scaler.io/woken": "x",
+        "etcd-scaler.io/initial-cluster": "a=b", "etcd-scaler.io/initial-cluster-state": "new", "other.io/joiner": "true"
+    });
+    let kept = json!({
+        "etcd-scaler.io/initial-cluster": "a=b", "etcd-scaler.io/initial-cluster-state": "new", "other.io/joiner": "true"
+    });
+    let annotated = |ordinal| with(pod(ordinal), "/metadata/annotations", ours.clone());
+    for (ordinal, statefulset) in [(2, live()), (1, live()), (0, statefulset(None)), (0, statefulset(Some("none")))] {
+        let made = made(&annotated(ordinal), &statefulset);
+        assert_eq!(made["metadata"]["annotations"], kept, "{ordinal}");
+        assert!(patch(&made, &statefulset, &puls8(), OURS).unwrap().is_empty(), "{ordinal}");
+    }
+    let joiner = made(&annotated(3), &live());
+    let keys: Vec<_> = joiner["metadata"]["annotations"].as_object().unwrap().keys().collect();
+    assert!(!keys.iter().any(|key| [PERMISSION, "etcd-scaler.io/woken"].contains(&key.as_str())), "{keys:?}");
+    assert!(annotation(&joiner, WAITS_FOR).unwrap().starts_with("init container admit"), "ours, not the template's");
 }
 
 #[test]

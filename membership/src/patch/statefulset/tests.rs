@@ -405,6 +405,16 @@ fn only_the_hook_changes_the_record_and_a_dropped_one_is_put_back() {
     assert_eq!(annotation(&write(&live(), &dropped, true), RECORD), None, "the hook may forget");
 }
 
+#[test]
+fn a_template_with_what_only_we_write_is_refused_where_it_is_new() {
+    let marked = with(live(), "/spec/template/metadata", json!({ "annotations": { "etcd-scaler.io/joiner": "true" } }));
+    insta::assert_snapshot!(Update::new(&live(), &marked, &puls8(), false).err().unwrap(), @"this pod template of StatefulSet puls8/puls8-etcd is refused: it has the annotation etcd-scaler.io/joiner, which only etcd-scaler writes, and only into a pod that waits to join. In a template it would be in every member's pod. Leave it out.");
+    insta::assert_snapshot!(created(&marked, &puls8(), None, None).unwrap_err(), @"this pod template of StatefulSet puls8/puls8-etcd is refused: it has the annotation etcd-scaler.io/joiner, which only etcd-scaler writes, and only into a pod that waits to join. In a template it would be in every member's pod. Leave it out.");
+    // What is there already must not keep it from being mended.
+    assert!(Update::new(&marked, &with(marked.clone(), "/spec/replicas", json!(4)), &puls8(), false).is_ok());
+    assert!(Update::new(&marked, &live(), &puls8(), false).is_ok());
+}
+
 fn answering(members: u32) -> BTreeMap<Ordinal, Answered> {
     let list: Vec<_> = (0..members)
         .map(|o| observed::ListedMember {

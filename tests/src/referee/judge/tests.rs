@@ -193,14 +193,11 @@ fn pod(ordinal: u64, uid: &str) -> Value {
 fn joiner(ordinal: u64) -> Value {
     let mut pod = pod(ordinal, "joiner");
     pod["metadata"]["uid"] = format!("joiner-{ordinal}").into();
-    pod["metadata"]["annotations"] = json!({ JOINER: "true" });
     pod["spec"]["initContainers"] = json!([{ "name": ADMIT, "image": IMAGE }]);
     let peers: Vec<String> = (0..=ordinal).map(|it| format!("{SET}-{it}={}", url(it))).collect();
     pod["spec"]["containers"][0]["env"][1]["value"] = peers.join(",").into();
     pod
 }
-
-use crate::referee::history::JOINER;
 
 #[test]
 fn a_clean_history_passes() {
