@@ -108,7 +108,7 @@ impl NotUnderstood {
             ),
             Self::Program(_) => (
                 "What that makes of etcd's settings, and whether it changes the member list by itself, is not known.",
-                "Have its chart start etcd itself: a command whose program is etcd, and flags.".into(),
+                "Have its chart start etcd itself: a command whose program is etcd, with the settings as variables (ETCD_*).".into(),
             ),
             Self::Elsewhere => (
                 "What is in that object is not seen here, and changes without the StatefulSet.",

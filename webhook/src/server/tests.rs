@@ -141,8 +141,8 @@ async fn a_scale_is_rewritten_and_the_even_size_warned_of() {
     assert_eq!(response["warnings"].as_array().unwrap().len(), 1);
     let paths: Vec<_> = response["patch"].as_array().unwrap().iter().map(|op| op["path"].as_str().unwrap()).collect();
     insta::assert_snapshot!(paths.join("\n"), @"
-    /spec/template/spec/containers/0/env/0/value
-    /spec/template/spec/containers/0/env/-
+    /spec/template/spec/containers/0/env/1/value
+    /spec/template/spec/containers/0/env/2/value
     /spec/updateStrategy
     /metadata/annotations/etcd-scaler.io~1partition
     ");
