@@ -184,7 +184,7 @@ pub async fn kill_api_server() -> anyhow::Result<()> {
 /// # Errors
 /// When it does not.
 pub async fn start_api_server() -> anyhow::Result<()> {
-    control_plane(&["start", "kube-apiserver"]).await
+    api_server_with(&[]).await
 }
 
 /// Has the bed's controllers run with these flags behind their own; with none as the bed starts them.
@@ -193,6 +193,14 @@ pub async fn start_api_server() -> anyhow::Result<()> {
 /// When they do not run.
 pub async fn controllers_with(flags: &[&str]) -> anyhow::Result<()> {
     control_plane(&[&["start", "kube-controller-manager"], flags].concat()).await
+}
+
+/// Has the bed's API server run with these flags behind its own; with none as the bed starts it.
+///
+/// # Errors
+/// When it does not run.
+pub async fn api_server_with(flags: &[&str]) -> anyhow::Result<()> {
+    control_plane(&[&["start", "kube-apiserver"], flags].concat()).await
 }
 
 /// Takes the network link of a node of the bed down: its processes run on and reach nobody.

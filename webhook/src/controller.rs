@@ -39,7 +39,7 @@ pub async fn ask(cluster: Cluster, mut live: watch::Receiver<Live>) {
             }
             continue;
         };
-        if let Some(observed) = object["status"]["observedGeneration"].as_u64().filter(|&observed| observed > 1) {
+        if let Some(observed) = object["status"]["observedGeneration"].as_u64().filter(|&observed| observed > 0) {
             let status = json!({ "status": { "observedGeneration": observed - 1 } });
             if let Err(error) = cluster.patch_status(&object, status).await {
                 warn!(%error, "cannot ask the StatefulSet controller for a sign");

@@ -38,7 +38,8 @@ keep "$LOGS/etcd.log" "$(program_dir etcd-3.6)/etcd" \
   --listen-client-urls=http://127.0.0.1:2379 --advertise-client-urls=http://127.0.0.1:2379 \
   --listen-peer-urls=http://127.0.0.1:2380
 
-keep "$LOGS/kube-apiserver.log" "$kubernetes/kube-apiserver" \
+# More flags, here and below, of which the last wins, come from tests/bed/control-plane start.
+keep "$LOGS/kube-apiserver.log" "$here/with-flags.sh" "$RUN/flags/kube-apiserver" "$kubernetes/kube-apiserver" \
   --etcd-servers=http://127.0.0.1:2379 \
   --bind-address=0.0.0.0 --secure-port=6443 --advertise-address="$CONTROL_PLANE_IP" \
   --service-cluster-ip-range="$SERVICE_RANGE" \
@@ -62,8 +63,7 @@ until "$kubernetes/kubectl" --kubeconfig=admin.kubeconfig get --raw /readyz >/de
 # The time limits are short so that tests need not wait for them: a dead node is
 # NotReady after 8 s (usually 50), a volume made by hand bound after 1 s (15).
 # The service-account credentials give each controller its own identity, which
-# admission rules see; kubeadm sets them too. More flags, of which the last wins,
-# come from tests/bed/control-plane start.
+# admission rules see; kubeadm sets them too.
 keep "$LOGS/kube-controller-manager.log" "$here/with-flags.sh" "$RUN/flags/kube-controller-manager" \
   "$kubernetes/kube-controller-manager" \
   --kubeconfig=controller-manager.kubeconfig \

@@ -23,8 +23,8 @@ pub const STOP: &str = "etcd-scaler.io/stop";
 pub const ADMIT: &str = "admit";
 /// The StatefulSet controller.
 pub const CONTROLLER: &str = "system:serviceaccount:kube-system:statefulset-controller";
-/// The same, and as whom it works where all controllers are one user.
-pub const CONTROLLERS: [&str; 2] = [CONTROLLER, "system:kube-controller-manager"];
+/// As whom it works where all controllers are one user.
+pub const ALL_CONTROLLERS: &str = "system:kube-controller-manager";
 
 /// Everything that is judged.
 #[derive(Clone, Debug, Default)]

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::referee::history::{CONTROLLER, Names, ReadBack, Start};
+use crate::referee::history::{Names, ReadBack, Start};
 
 const NAMESPACE: &str = "test-a";
 const SET: &str = "a-r-etcd";
@@ -291,6 +291,14 @@ fn invariant_3_a_person_may_delete_and_stop() {
         assert_eq!(other, Some(Rule::RemovedBeforeItsPod), "another pod was evicted");
     }
     assert_eq!(evicted(CONTROLLER, "1970-01-01T00:00:01Z", 3), Some(Rule::RemovedBeforeItsPod));
+    let one_of_all = |options: Value| {
+        let mut story = Story::clean();
+        story.set(8000, ADMIN, 3).delete(8100, ALL_CONTROLLERS, 3, pod(3, "second"));
+        story.0.requests.last_mut().unwrap().sent = options;
+        story.broken()
+    };
+    assert_eq!(one_of_all(json!({})), Some(Rule::RemovedBeforeItsPod));
+    assert_eq!(one_of_all(json!({ "preconditions": { "uid": "second-3" } })), None, "the garbage collector");
     let mut stop = Story::clean();
     stop.set(8000, ADMIN, 0);
     stop.0.requests.last_mut().unwrap().object["metadata"]["annotations"][STOP] = "".into();
