@@ -5,6 +5,7 @@ mod admit;
 mod apply;
 mod args;
 mod before;
+mod deleted;
 #[cfg(test)]
 mod documented;
 mod drift;

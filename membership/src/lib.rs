@@ -7,6 +7,7 @@
 //! environment or a runtime:
 //! time and observations are arguments.
 
+pub mod deleted;
 pub mod drift;
 pub mod guard;
 pub mod lost_claim;

@@ -3,6 +3,7 @@
 
 mod all;
 mod annotations;
+mod deleted;
 mod failures;
 mod kills;
 mod lost_claim;
