@@ -22,6 +22,7 @@ use crate::health::Health;
 use crate::launcher::Launcher;
 use crate::lost_claim::Claims;
 use crate::lost_disk;
+use crate::owner::Owned;
 use crate::readiness::Readiness;
 use crate::server;
 
@@ -50,6 +51,9 @@ pub struct Args {
     /// The name of our ValidatingWebhookConfiguration.
     #[arg(long, env = "ETCD_SCALER_VALIDATING_CONFIG")]
     validating_config: String,
+    /// The name of our policy and the prefix of our ClusterRoles: what goes with the namespace.
+    #[arg(long, env = "ETCD_SCALER_CLUSTER_NAME")]
+    cluster_name: String,
     /// The Secret in which the serving certificate is kept; made when absent.
     #[arg(long, env = "ETCD_SCALER_TLS_SECRET")]
     tls_secret: String,
@@ -97,6 +101,7 @@ impl Args {
             hook_service_account,
             mutating_config,
             validating_config,
+            cluster_name,
             tls_secret,
             service,
             on_reset,
@@ -143,6 +148,7 @@ impl Args {
             hook: format!("system:serviceaccount:{}:{hook_service_account}", target.namespace),
             on_reset,
         };
+        tokio::spawn(Owned::new(&client, &target.namespace, &cluster_name).run());
         let bundles = Bundles {
             client,
             mutating: mutating_config,

@@ -13,6 +13,7 @@ mod health;
 mod launcher;
 mod lost_claim;
 mod lost_disk;
+mod owner;
 mod readiness;
 mod server;
 

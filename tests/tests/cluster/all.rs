@@ -3,6 +3,7 @@
 mod bad_install;
 mod by_hand;
 mod commands;
+mod deleted;
 mod drift;
 mod failed_joins;
 mod guard;
