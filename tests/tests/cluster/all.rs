@@ -25,4 +25,5 @@ mod stale;
 mod validation;
 mod versions;
 mod ways;
+mod ways_out;
 mod webhook_down;
