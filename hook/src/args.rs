@@ -181,9 +181,15 @@ struct Preflight {
     volumes: VolumeArgs,
     #[command(flatten)]
     before: BeforeArgs,
-    /// The StatefulSet as the release will have it, in JSON.
+    /// The StatefulSet as the release will have it, in JSON [default: it has none of its own].
     #[arg(long, env = "ETCD_SCALER_MANIFEST")]
-    manifest: PathBuf,
+    manifest: Option<PathBuf>,
+    /// The name of the chart in the release.
+    #[arg(long, env = "ETCD_SCALER_CHART", default_value = "etcd-scaler")]
+    chart: String,
+    /// A StatefulSet of the release that the upgrade may delete.
+    #[arg(long, env = "ETCD_SCALER_DELETES", default_value = "")]
+    deletes: String,
     /// The Lease of the runs [default: <statefulset>-scaler].
     #[arg(long, env = "ETCD_SCALER_LEASE")]
     lease: Option<String>,
@@ -337,10 +343,10 @@ impl Args {
             Command::Replace(Replace { decided: Decided { scale, yes }, ordinal, even_if_it_serves }) => {
                 return replace::run(Asked { ordinal, even_if_it_serves }, scale.run(), yes).await;
             }
-            Command::Preflight(Preflight { target, volumes, before, manifest, lease, deadline }) => {
+            Command::Preflight(Preflight { target, volumes, before, manifest, chart, deletes, lease, deadline }) => {
                 let target = target.target();
                 let (lease, before) = (lease_of(lease, &target), before.before(&target, volumes.plan()));
-                preflight::run(target, &before, &manifest, &lease, deadline).await?;
+                preflight::run(target, &before, manifest.as_deref(), (&chart, &deletes), &lease, deadline).await?;
             }
             Command::Leave(Leave { target, lease, deadline }) => {
                 let target = target.target();

@@ -6,6 +6,7 @@ mod apply;
 mod args;
 mod before;
 mod budget;
+mod deleted;
 #[cfg(test)]
 mod documented;
 mod drift;

@@ -1,4 +1,4 @@
-//! Before an upgrade: are the members healthy, and would the change be admitted? A failure here
+//! Before an upgrade: does it delete no etcd, are the members healthy, and would the change be admitted? A failure here
 //! leaves everything as it is.
 
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
+use membership::deleted::Release;
 use membership::guard::reset::OnReset;
 use membership::names::{MOST_MEMBERS, Ordinal, Target};
 use membership::patch::{ownership, statefulset};
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::before::Before;
+use crate::deleted;
 use crate::immutable;
 use crate::objects::{Objects, patiently, reference, replicas};
 use crate::observe::{adopt, record};
@@ -35,15 +37,24 @@ const PATIENCE: Duration = Duration::from_secs(8);
 pub async fn run(
     mut target: Target,
     before: &Before,
-    manifest: &Path,
+    manifest: Option<&Path>,
+    (chart, deletes): (&str, &str),
     lease: &str,
     deadline: Duration,
 ) -> anyhow::Result<()> {
     let end = Instant::now() + deadline;
+    let objects = Objects::connect(&target.namespace).await?;
+    let keeps = manifest.map(|_| target.statefulset.as_str());
+    deleted::none(&objects, &Release { name: &before.volumes.release, chart, keeps, deletes }, end).await?;
+    let Some(manifest) = manifest else {
+        let result = "the upgrade deletes no etcd of the release";
+        info!("{result}");
+        report::last_word(result);
+        return Ok(());
+    };
     let text = std::fs::read_to_string(manifest).with_context(|| format!("failed to read {}", manifest.display()))?;
     let rendered: StatefulSet =
         serde_json::from_str(&text).with_context(|| format!("{} is not a StatefulSet", manifest.display()))?;
-    let objects = Objects::connect(&target.namespace).await?;
     let live = tokio::time::timeout_at(end, objects.statefulsets.get_opt(&target.statefulset)).await;
     let live = live.context("the API server did not answer before the deadline")?;
     let Some(live) = live.with_context(|| format!("failed to read {target}"))? else {

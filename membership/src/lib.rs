@@ -8,6 +8,7 @@
 //! time and observations are arguments.
 
 pub mod budget;
+pub mod deleted;
 pub mod drift;
 pub mod guard;
 pub mod lost_claim;

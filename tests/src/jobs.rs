@@ -65,6 +65,20 @@ impl Release {
         self.run_line(&line, &job).await
     }
 
+    /// Runs the check before an upgrade with these values as a program makes it that only renders; how its pod ended.
+    ///
+    /// # Errors
+    /// When it cannot be rendered or made, or does not end.
+    pub async fn check_rendered(&self, members: usize, more: &[&str]) -> anyhow::Result<JobPod> {
+        let check = self.rendered_template("templates/hook/preflight.yaml", members, more).await?;
+        let apply = |verb| run("kubectl", ["-n", &self.namespace, verb, "-f", "-"], &check, JOB);
+        apply("apply").await?.ok()?;
+        let job = format!("{}-etcd-scaler-preflight", self.name);
+        let ended = until("the check has ended", JOB, async || self.ended_pod(&job).await).await;
+        apply("delete").await?.ok()?;
+        ended
+    }
+
     /// Runs a command line that makes a Job of this name; how its pod ended.
     ///
     /// # Errors

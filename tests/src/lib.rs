@@ -7,7 +7,7 @@
 //! behind, [`fill`] keys by the million, [`rolls`] what happened to pods while something rolled, [`faults`], [`disk`] and
 //! [`webhook`] what goes wrong on purpose, [`dump`] what is printed when a scenario fails.
 //! [`objects`] reads what Kubernetes has, [`places`] says which nodes members may be on. [`foreign`]
-//! is an etcd that is not the release's, [`set`] the StatefulSet as a manifest that is deleted and
+//! is an etcd that is not the release's, [`ways_out`] the commands in messages, [`set`] the StatefulSet as a manifest that is deleted and
 //! created again, [`one_etcd`] a process without Kubernetes.
 
 pub mod cluster;
@@ -33,4 +33,5 @@ pub mod scenario;
 pub mod seed;
 pub mod set;
 pub mod turns;
+pub mod ways_out;
 pub mod webhook;

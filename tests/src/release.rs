@@ -292,6 +292,16 @@ impl Release {
         ran.ended.ok()
     }
 
+    /// One of the chart's templates with these values, as an upgrade has it, without a look at the cluster.
+    ///
+    /// # Errors
+    /// When it cannot be rendered.
+    pub async fn rendered_template(&self, only: &str, members: usize, more: &[&str]) -> anyhow::Result<String> {
+        let (chart, values) = (chart(), self.values(members).await?);
+        let command = ["template", &self.name, &chart, "--is-upgrade", "--set", &values, "-s", only];
+        self.run_helm(&[&command, more].concat()).await?.ended.ok()
+    }
+
     async fn helm(&self, verb: &str, members: usize, more: &[&str]) -> anyhow::Result<Ran> {
         let (chart, values) = (chart(), self.values(members).await?);
         let command = [verb, &self.name, &chart, "--hide-notes", "--set", &values];

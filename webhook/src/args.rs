@@ -24,6 +24,7 @@ use crate::held::Held;
 use crate::launcher::Launcher;
 use crate::lost_claim::Claims;
 use crate::lost_disk;
+use crate::owner::Owned;
 use crate::readiness::Readiness;
 use crate::server;
 
@@ -52,6 +53,9 @@ pub struct Args {
     /// The name of our ValidatingWebhookConfiguration.
     #[arg(long, env = "ETCD_SCALER_VALIDATING_CONFIG")]
     validating_config: String,
+    /// The name of our policy and the prefix of our ClusterRoles: what goes with the namespace.
+    #[arg(long, env = "ETCD_SCALER_CLUSTER_NAME")]
+    cluster_name: String,
     /// The Secret in which the serving certificate is kept; made when absent.
     #[arg(long, env = "ETCD_SCALER_TLS_SECRET")]
     tls_secret: String,
@@ -99,6 +103,7 @@ impl Args {
             hook_service_account,
             mutating_config,
             validating_config,
+            cluster_name,
             tls_secret,
             service,
             on_reset,
@@ -147,6 +152,7 @@ impl Args {
             on_reset,
             held: held.clone(),
         };
+        tokio::spawn(Owned::new(&client, &target.namespace, &cluster_name).run());
         let bundles = Bundles {
             client,
             mutating: mutating_config,

@@ -15,6 +15,7 @@ mod held;
 mod launcher;
 mod lost_claim;
 mod lost_disk;
+mod owner;
 mod readiness;
 mod server;
 

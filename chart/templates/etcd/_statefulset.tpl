@@ -267,6 +267,8 @@ metadata:
   labels:
     {{- include "etcd-scaler.etcd.selector" . | nindent 4 }}
     app.kubernetes.io/managed-by: {{ .Release.Service }}
+    # That this chart made it, or this alias of it. Not in the selector, nor on the pods.
+    app.kubernetes.io/part-of: {{ .Chart.Name }}
   {{- if ne .Values.onReset "refuse" }}
   annotations:
     # With the request itself: the webhook's own flag would change only when its new pods are up.

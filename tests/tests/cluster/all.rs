@@ -3,6 +3,7 @@
 mod bad_install;
 mod by_hand;
 pub mod commands;
+mod deleted;
 mod disruption;
 mod drift;
 mod failed_joins;
@@ -26,4 +27,5 @@ mod stale;
 mod validation;
 mod versions;
 mod ways;
+mod ways_out;
 mod webhook_down;

@@ -3,6 +3,7 @@
 
 mod all;
 mod annotations;
+mod deleted;
 mod disruption;
 mod failures;
 mod foreign;

@@ -10,7 +10,7 @@ use tests::release::{Helm, Release};
 const SNAPSHOTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/snapshots");
 
 /// What differs from run to run, as regular expressions, and what stands for it.
-const DIFFERS: [(&str, &str); 16] = [
+const DIFFERS: [(&str, &str); 17] = [
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "[uid]"),
     (r"\b[0-9a-f]{16}\b", "[id]"),
     (r"\b\d{4}-\d{2}-\d{2}T[0-9:.]+Z", "[time]"),
@@ -29,6 +29,8 @@ const DIFFERS: [(&str, &str); 16] = [
     // Two others are where the furthest is.
     (r"\d+ revisions behind \S+ \(\d+ and \d+\)", "[n] revisions behind [pod] ([n] and [n])"),
     (r"has applied \d+ entries", "has applied [n] entries"),
+    // Where in the chart a template fails.
+    (r"execution error at \([^)]*\)", "execution error at ([place])"),
     // The largest of several that were filled alike, to a page of it.
     (r"the database of \S+ is [0-9.]+ MB(, \d+ %)?", "the database of [pod] is [size]"),
 ];

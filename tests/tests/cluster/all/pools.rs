@@ -36,6 +36,8 @@ async fn unwell(release: &Release, version: &str) -> Result {
         pool(release, version, node, status).await?;
     }
     release.say(&release.kubectl(&["get", "dsp"]).await?);
+    // What the refusal names.
+    release.kubectl(&["describe", "dsp"]).await?;
     let (before, members) = (release.pods().await?, release.members().await?);
 
     // Helm is stopped before it has changed anything.
