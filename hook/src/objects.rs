@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::rbac::v1::Role;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, Preconditions};
@@ -41,6 +41,8 @@ pub struct Objects {
     pub leases: Api<Lease>,
     /// The namespace's.
     pub roles: Api<Role>,
+    /// The namespace's.
+    pub configmaps: Api<ConfigMap>,
 }
 
 impl Objects {
@@ -65,6 +67,7 @@ impl Objects {
             nodes: Api::all(client.clone()),
             leases: Api::namespaced(client.clone(), namespace),
             roles: Api::namespaced(client.clone(), namespace),
+            configmaps: Api::namespaced(client.clone(), namespace),
             client,
         })
     }

@@ -130,6 +130,12 @@ impl VolumePlan {
     }
 }
 
+/// That a volume of another's keeps a pod from its own, in a sentence; `misfit`: what differs.
+#[must_use]
+pub fn does_not_fit(pod: &str, misfit: &str) -> String {
+    format!("the volume for {pod} exists and does not fit: {misfit}. Delete or rename it, then upgrade again")
+}
+
 /// Whether a class has a provisioner, given what its StorageClass names (`None`: there is no such object).
 #[must_use]
 pub fn is_provisioned(provisioner: Option<&str>) -> bool {

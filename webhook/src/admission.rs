@@ -243,8 +243,7 @@ impl Admission {
                 if !lives {
                     let claims = statefulset::claims(new, target, asked.iter().copied());
                     let kept = self.cluster.kept(&claims).await?;
-                    if let Some(why) = statefulset::over_kept_volumes(new, target, &record, &kept, self.cluster.lease())
-                    {
+                    if let Some(why) = statefulset::over_kept_volumes(new, target, &record, &kept) {
                         return Ok(Verdict::Deny(why));
                     }
                 }
