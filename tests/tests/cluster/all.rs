@@ -8,6 +8,7 @@ mod failed_joins;
 mod guard;
 mod helm;
 mod image_gone;
+mod kept;
 mod kills;
 mod leaving;
 mod lost_disk;

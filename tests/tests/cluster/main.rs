@@ -3,6 +3,7 @@
 
 mod all;
 mod failures;
+mod kept;
 mod kills;
 mod lost_disk;
 mod main_job;
