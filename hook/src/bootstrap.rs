@@ -14,6 +14,7 @@ use kube::Resource;
 use kube::api::{Patch, PatchParams, PostParams};
 use membership::bootstrap::{Claim, Data, Decided, Place, Seen, Step, next_step, not_decided_in_time, token};
 use membership::names::{BEGUN, BOOTSTRAP, DECIDED, LOOK, MOST_MEMBERS, Ordinal, TARGET, TOKEN, Target};
+use membership::observed::Volume;
 use membership::volume::VolumePlan;
 use serde_json::json;
 use tokio::time::Instant;
@@ -340,8 +341,8 @@ impl Bootstrap<'_> {
             }
             place.tied_to.clone_from(&volume.pinned_to);
             if ordinal < desired {
-                if let Some(misfit) = volume.misfit.filter(|_| !volume.bound && place.kept.is_none()) {
-                    bail!(membership::volume::does_not_fit(&target.pod(ordinal), &misfit));
+                if let Some(misfit) = volume.misfit.as_ref().filter(|_| !volume.bound && place.kept.is_none()) {
+                    bail!(membership::volume::does_not_fit(&target.pod(ordinal), misfit));
                 }
                 if volume.claimed && volume.ours && !volume.exists && !volume.bound {
                     volumes::create(objects, target, plan, &claim, ordinal).await?;
@@ -362,7 +363,7 @@ impl Bootstrap<'_> {
                     Some(said) => read(said),
                     None if made_for_it => Data::Empty,
                     None => Data::NotLooked {
-                        why: why_not(pod.as_ref(), target, ordinal, looked_at),
+                        why: why_not(pod.as_ref(), target, ordinal, looked_at, &volume),
                         comes: looked_at || (provisioned && place.claim == Claim::Fresh),
                     },
                 };
@@ -388,13 +389,20 @@ enum Round {
     Wait(String),
 }
 
-fn why_not(pod: Option<&Pod>, target: &Target, ordinal: Ordinal, looked_at: bool) -> String {
+fn why_not(pod: Option<&Pod>, target: &Target, ordinal: Ordinal, looked_at: bool, volume: &Volume) -> String {
     let Some(pod) = pod else { return "its pod is not made yet".into() };
     if !looked_at {
         return "etcd.volumePermissions.enabled is false, so no container looks".into();
     }
     let seen = pods::observe(pod, target, ordinal, None, Timestamp::now());
-    seen.trouble.map_or_else(|| "its pod is on its way".into(), |trouble| trouble.what)
+    match seen.trouble {
+        // The scheduler says that claims are unbound, not which; only its class tells why.
+        Some(trouble) if seen.node.is_none() && volume.claimed && !volume.bound && !volume.ours => {
+            format!("{}; {} has no volume", trouble.what.trim_end_matches('.'), volume.claim)
+        }
+        Some(trouble) => trouble.what,
+        None => "its pod is on its way".into(),
+    }
 }
 
 /// What the init container said.
