@@ -5,12 +5,14 @@
 //! beside it and read them again at the next start (facts-etcd 7). `member/` is moved last, so that
 //! a move that was cut short is begun again: until then the log still tells whose data it is.
 
-use std::fs::{File, create_dir, read_dir, remove_dir_all, rename};
+use std::fs::{File, create_dir, create_dir_all, read_dir, remove_dir_all, rename};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// How the directories are called that hold what was set aside: this, and the old member's ID.
 const PREFIX: &str = "set-aside-";
+/// How the directories are called that hold what was kept of an earlier cluster: they are left alone for good.
+const KEPT: &str = "kept-";
 /// What the file system itself keeps at the top of a volume.
 const NOT_OURS: &str = "lost+found";
 /// The directory of etcd's own data.
@@ -32,9 +34,57 @@ pub struct SetAsideError {
 /// # Errors
 /// When something could not be moved. What was moved stays moved; calling again goes on.
 pub fn set_aside(data_dir: &Path, name: &str) -> Result<Option<PathBuf>, SetAsideError> {
+    let into = data_dir.join(format!("{PREFIX}{name}"));
+    let (content, older) = listed(data_dir)?;
+    if content.is_empty() {
+        return Ok(None);
+    }
+    moved(data_dir, content, &into)?;
+    for path in older.into_iter().filter(|path| *path != into) {
+        remove_dir_all(&path).map_err(failed("remove the older", &path))?;
+    }
+    Ok(Some(into))
+}
+
+/// Moves everything in `data_dir` to `kept-<name>` in it, for a new cluster, and gives that path; `None` when
+/// there is nothing to move. Whatever was moved there before stays: an earlier cluster's data is not ours to delete.
+///
+/// # Errors
+/// When something could not be moved. What was moved stays moved; calling again goes on.
+pub fn keep_aside(data_dir: &Path, name: &str) -> Result<Option<PathBuf>, SetAsideError> {
+    let (content, older) = listed(data_dir)?;
+    let content: Vec<PathBuf> = content.into_iter().chain(older).collect();
+    if content.is_empty() {
+        return Ok(None);
+    }
+    // `member/` is moved last: where it has arrived, that move is over, and this is another.
+    let into = (1..).map(|time| data_dir.join(format!("{KEPT}{name}-{time}"))).find(|into| !into.join(MEMBER).exists());
+    let into = into.unwrap_or_else(|| data_dir.join(format!("{KEPT}{name}")));
+    moved(data_dir, content, &into)?;
+    Ok(Some(into))
+}
+
+/// Whether [`cleared`] was noted for this bootstrap.
+#[must_use]
+pub fn is_cleared(data_dir: &Path, bootstrap: &str) -> bool {
+    data_dir.join(format!("{KEPT}for-{bootstrap}")).exists()
+}
+
+/// Notes in the directory that it was cleared for this bootstrap.
+///
+/// # Errors
+/// When the note could not be written.
+pub fn cleared(data_dir: &Path, bootstrap: &str) -> Result<(), SetAsideError> {
+    create_dir_all(data_dir).map_err(failed("make", data_dir))?;
+    let note = data_dir.join(format!("{KEPT}for-{bootstrap}"));
+    File::create(&note).and_then(|file| file.sync_all()).map_err(failed("write", &note))?;
+    File::open(data_dir).and_then(|directory| directory.sync_all()).map_err(failed("sync", data_dir))
+}
+
+/// What is in the directory, and what was set aside there before.
+fn listed(data_dir: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), SetAsideError> {
     let mut content = Vec::new();
     let mut older = Vec::new();
-    let into = data_dir.join(format!("{PREFIX}{name}"));
     match read_dir(data_dir) {
         Ok(entries) => {
             for entry in entries {
@@ -42,6 +92,7 @@ pub fn set_aside(data_dir: &Path, name: &str) -> Result<Option<PathBuf>, SetAsid
                 let called = entry.file_name();
                 match called.to_str() {
                     Some(NOT_OURS) => {}
+                    Some(called) if called.starts_with(KEPT) => {}
                     Some(called) if called.starts_with(PREFIX) => older.push(entry.path()),
                     _ => content.push(entry.path()),
                 }
@@ -50,11 +101,12 @@ pub fn set_aside(data_dir: &Path, name: &str) -> Result<Option<PathBuf>, SetAsid
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(failed("list", data_dir)(error)),
     }
-    if content.is_empty() {
-        return Ok(None);
-    }
-    match create_dir(&into) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed("make", &into)(error)),
+    Ok((content, older))
+}
+
+fn moved(data_dir: &Path, mut content: Vec<PathBuf>, into: &Path) -> Result<(), SetAsideError> {
+    match create_dir(into) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(failed("make", into)(error)),
         _ => {}
     }
     content.sort_by_key(|path| path.file_name().is_some_and(|called| called == MEMBER));
@@ -66,13 +118,10 @@ pub fn set_aside(data_dir: &Path, name: &str) -> Result<Option<PathBuf>, SetAsid
         rename(&path, &target).map_err(failed("move aside", &path))?;
     }
     // A power cut must not bring the old log back under the new member.
-    for directory in [&into, data_dir] {
+    for directory in [into, data_dir] {
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed("sync", directory))?;
     }
-    for path in older.into_iter().filter(|path| *path != into) {
-        remove_dir_all(&path).map_err(failed("remove the older", &path))?;
-    }
-    Ok(Some(into))
+    Ok(())
 }
 
 fn failed<'a>(attempt: &'static str, path: &'a Path) -> impl Fn(io::Error) -> SetAsideError + use<'a> {
@@ -82,9 +131,9 @@ fn failed<'a>(attempt: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Se
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::{create_dir_all, write};
+    use std::fs::write;
 
-    fn listed(directory: &Path) -> Vec<String> {
+    fn names(directory: &Path) -> Vec<String> {
         let mut names: Vec<String> =
             read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
@@ -99,8 +148,8 @@ mod tests {
         }
         write(dir.path().join("member_id"), "2").unwrap();
         let into = set_aside(dir.path(), "2").unwrap().unwrap();
-        assert_eq!(listed(dir.path()), ["lost+found", "set-aside-2"]);
-        assert_eq!(listed(&into), ["member", "member_id"]);
+        assert_eq!(names(dir.path()), ["lost+found", "set-aside-2"]);
+        assert_eq!(names(&into), ["member", "member_id"]);
     }
 
     #[test]
@@ -110,8 +159,29 @@ mod tests {
         create_dir_all(dir.path().join("set-aside-2/member")).unwrap();
         write(dir.path().join("set-aside-2/member_id"), "2").unwrap();
         let into = set_aside(dir.path(), "2").unwrap().unwrap();
-        assert_eq!(listed(&into), ["member", "member_id"]);
-        assert_eq!(listed(dir.path()), ["set-aside-2"]);
+        assert_eq!(names(&into), ["member", "member_id"]);
+        assert_eq!(names(dir.path()), ["set-aside-2"]);
+    }
+
+    #[test]
+    fn what_is_kept_of_earlier_clusters_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        for expected in [vec!["kept-9-2-1"], vec!["kept-9-2-1", "kept-9-2-2"]] {
+            for inner in ["member/wal", "set-aside-1/member"] {
+                create_dir_all(dir.path().join(inner)).unwrap();
+            }
+            let into = keep_aside(dir.path(), "9-2").unwrap().unwrap();
+            assert_eq!(names(&into), ["member", "set-aside-1"]);
+            assert_eq!(names(dir.path()), expected);
+        }
+        assert_eq!(keep_aside(dir.path(), "9-2").unwrap(), None);
+        assert!(!is_cleared(dir.path(), "uid"));
+        cleared(dir.path(), "uid").unwrap();
+        assert!(is_cleared(dir.path(), "uid") && !is_cleared(dir.path(), "other"));
+        std::fs::remove_file(dir.path().join("kept-for-uid")).unwrap();
+        create_dir_all(dir.path().join("member")).unwrap();
+        set_aside(dir.path(), "5").unwrap();
+        assert_eq!(names(dir.path()), ["kept-9-2-1", "kept-9-2-2", "set-aside-5"]);
     }
 
     #[test]
@@ -121,6 +191,6 @@ mod tests {
         assert_eq!(set_aside(&dir.path().join("absent"), "2").unwrap(), None);
         create_dir_all(dir.path().join("set-aside-1")).unwrap();
         assert_eq!(set_aside(dir.path(), "2").unwrap(), None);
-        assert_eq!(listed(dir.path()), ["set-aside-1"]);
+        assert_eq!(names(dir.path()), ["set-aside-1"]);
     }
 }

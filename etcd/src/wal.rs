@@ -87,6 +87,15 @@ pub fn identify(data_dir: &Path) -> Result<DataDir, WalError> {
     })
 }
 
+/// Tells whose data a log is by the bytes that its oldest segment begins with; `None`: they do not tell.
+#[must_use]
+pub fn whose(segment: &[u8]) -> Option<(Id, Id)> {
+    match read_metadata(segment) {
+        Ok(DataDir::Member { member, cluster }) => Some((member, cluster)),
+        _ => None,
+    }
+}
+
 enum Fault {
     Read(io::Error),
     Form(&'static str),
@@ -314,6 +323,14 @@ mod tests {
         ]);
         let expected = DataDir::Member { member: Id(0x8e9e_05c5_2164_694d), cluster: Id(0xcdf8_181e_3255_01cc) };
         assert_eq!(identify(dir.path()).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_first_bytes_of_a_segment_tell_as_well() {
+        let segment = log(7, 9);
+        assert_eq!(whose(&[&segment[..], &[0; 64]].concat()), Some((Id(7), Id(9))));
+        assert_eq!(whose(&segment[..20]), None);
+        assert_eq!(whose(b""), None);
     }
 
     #[test]

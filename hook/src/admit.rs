@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use etcd::{DataDir, identify, set_aside};
+use etcd::{DataDir, cleared, identify, is_cleared, keep_aside, set_aside};
 use membership::record::{Id, Permission};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
@@ -74,6 +74,31 @@ pub async fn run(
     }
     info!("{}", verdict.says);
     report::last_word(&verdict.says);
+    Ok(())
+}
+
+/// Sets aside whatever is in the directory, for a cluster that begins anew by a person's word. Nothing is deleted. Once
+/// for each bootstrap: a pod that is made again must not have the new cluster's data set aside.
+///
+/// # Errors
+/// When it could not be moved.
+pub fn clear(data_dir: &Path, bootstrap: &str) -> anyhow::Result<()> {
+    if is_cleared(data_dir, bootstrap) {
+        info!("{} was cleared before: what is there is the new cluster's", data_dir.display());
+        return Ok(());
+    }
+    let name = match identify(data_dir) {
+        Ok(DataDir::Member { member, cluster }) => format!("{cluster}-{member}"),
+        Ok(DataDir::Empty) => "without-a-log".into(),
+        Err(_) => "unreadable".into(),
+    };
+    let says = match keep_aside(data_dir, &name)? {
+        Some(kept) => format!("what was there is kept in {}", kept.display()),
+        None => format!("{} is empty", data_dir.display()),
+    };
+    cleared(data_dir, bootstrap)?;
+    info!("{says}");
+    report::last_word(&says);
     Ok(())
 }
 

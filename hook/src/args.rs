@@ -73,6 +73,8 @@ enum Command {
     Snapshot(Snapshot),
     /// In a joining pod: wait until the Job permits etcd to start.
     Admit(Admit),
+    /// In a pod of a cluster that begins anew: set aside what an earlier one left in the data directory.
+    SetAside(SetAside),
 }
 
 /// What started the run.
@@ -310,6 +312,16 @@ struct Admit {
     others: Vec<Id>,
 }
 
+#[derive(Debug, ClapArgs)]
+struct SetAside {
+    /// etcd's data directory.
+    #[arg(long)]
+    data_dir: PathBuf,
+    /// The UID of the StatefulSet in which the cluster begins: for each it is done once.
+    #[arg(long = "for")]
+    bootstrap: String,
+}
+
 impl Args {
     /// Does what was asked.
     ///
@@ -359,6 +371,7 @@ impl Args {
                 let known = admit::Known { cluster, others };
                 admit::run(&data_dir, &permission_file, uid_file.as_deref(), &known).await?;
             }
+            Command::SetAside(SetAside { data_dir, bootstrap }) => admit::clear(&data_dir, &bootstrap)?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -5,6 +5,7 @@ mod admit;
 mod apply;
 mod args;
 mod before;
+mod bootstrap;
 mod budget;
 mod deleted;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::Role;
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -44,6 +44,8 @@ pub struct Objects {
     pub roles: Api<Role>,
     /// The namespace's.
     pub budgets: Api<PodDisruptionBudget>,
+    /// The namespace's.
+    pub configmaps: Api<ConfigMap>,
 }
 
 impl Objects {
@@ -69,6 +71,7 @@ impl Objects {
             leases: Api::namespaced(client.clone(), namespace),
             roles: Api::namespaced(client.clone(), namespace),
             budgets: Api::namespaced(client.clone(), namespace),
+            configmaps: Api::namespaced(client.clone(), namespace),
             client,
         })
     }

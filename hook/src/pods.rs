@@ -4,8 +4,10 @@ use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStatus, Pod};
+use membership::bootstrap;
 use membership::names::{
-    ADMIT, ADMIT_COMMAND, INITIAL_CLUSTER, INITIAL_CLUSTER_STATE, Ordinal, PERMISSION, PERMISSION_DIR, TURN, Target,
+    ADMIT, ADMIT_COMMAND, INITIAL_CLUSTER, INITIAL_CLUSTER_STATE, LOOK, Ordinal, PERMISSION, PERMISSION_DIR, SET_ASIDE,
+    TURN, Target,
 };
 use membership::observed::{self, Trouble};
 use membership::record::Permission;
@@ -26,6 +28,9 @@ const ON_ITS_WAY: [&str; 2] = ["PodInitializing", "ContainerCreating"];
 
 /// So long after its grace period has ended, a pod's end is not waited for: its node is dead.
 const OVERDUE: SignedDuration = SignedDuration::from_secs(10);
+
+/// So long a pod that the webhook did not prepare is not made again for it: it may be restarting.
+const YOUNG: SignedDuration = SignedDuration::from_secs(3);
 
 /// What is known of the pod of an ordinal; `made_from`: the revision that it would be made from now,
 /// where that is certain.
@@ -99,13 +104,61 @@ fn is_joiner(pod: &Pod) -> bool {
 
 /// Whether its start comes from annotations that say something else.
 fn unsettled(pod: &Pod, target: &Target, ordinal: Ordinal) -> bool {
+    let says = |annotation: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(annotation));
+    settled(target, ordinal)
+        .iter()
+        .any(|(annotation, value)| reads(pod, target, annotation) && says(annotation) != Some(value))
+}
+
+/// Whether all of its start comes from annotations, so that [`settled`] ones keep it from starting as new.
+fn may_settle(pod: &Pod, target: &Target) -> bool {
+    [INITIAL_CLUSTER_STATE, INITIAL_CLUSTER].iter().all(|annotation| reads(pod, target, annotation))
+}
+
+/// Whether a variable of its etcd comes from this annotation.
+fn reads(pod: &Pod, target: &Target, annotation: &str) -> bool {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let env = containers.filter(|c| c.name == target.container).flat_map(|c| c.env.iter().flatten());
-    let fields: Vec<&str> =
-        env.filter_map(|env| Some(env.value_from.as_ref()?.field_ref.as_ref()?.field_path.as_str())).collect();
-    let read = |annotation: &str| fields.contains(&format!("metadata.annotations['{annotation}']").as_str());
-    let says = |annotation: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(annotation));
-    settled(target, ordinal).iter().any(|(annotation, value)| read(annotation) && says(annotation) != Some(value))
+    let mut fields = env.filter_map(|env| Some(env.value_from.as_ref()?.field_ref.as_ref()?.field_path.as_str()));
+    let path = format!("metadata.annotations['{annotation}']");
+    fields.any(|field| field == path)
+}
+
+/// The pod as it matters before its first start ([`bootstrap`]).
+#[must_use]
+pub fn before_start(pod: &Pod, target: &Target, ordinal: Ordinal, now: Timestamp) -> bootstrap::Pod {
+    let metadata = &pod.metadata;
+    let made = metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |made| made.0);
+    let init = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let ended = statuses(pod).find(|status| status.name == SET_ASIDE).and_then(|status| status.state.as_ref());
+    bootstrap::Pod {
+        uid: metadata.uid.clone().unwrap_or_default(),
+        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        terminating: metadata.deletion_timestamp.is_some(),
+        cleared: ended.and_then(|state| state.terminated.as_ref()).is_some_and(|ended| ended.exit_code == 0),
+        clears: init.into_iter().any(|container| container.name == SET_ASIDE),
+        young: now.duration_since(made) < YOUNG,
+        may_settle: may_settle(pod, target),
+        settled: !unsettled(pod, target, ordinal),
+    }
+}
+
+/// The last word of the init container that looks at the data directory.
+#[must_use]
+pub fn looked_at(pod: &Pod) -> Option<&str> {
+    let status = statuses(pod).find(|status| status.name == LOOK)?;
+    status.state.as_ref()?.terminated.as_ref()?.message.as_deref()?.trim().strip_prefix("wal ")
+}
+
+/// Whether its etcd may be held for want of the token, as far as the kubelet has said.
+#[must_use]
+pub fn may_wait_for_token(pod: &Pod, container: &str) -> bool {
+    let waits = |status: &ContainerStatus| {
+        let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
+        let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+        reason.is_some_and(|reason| reason == "CreateContainerConfigError" || ON_ITS_WAY.contains(&reason))
+    };
+    looked_at(pod).is_some() && statuses(pod).any(|status| status.name == container && waits(status))
 }
 
 /// Whether the kubelet positively says that this container runs or ran.

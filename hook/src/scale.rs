@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::apply::{Applied, Apply};
 use crate::args::Trigger;
 use crate::before::Before;
+use crate::bootstrap::{Bootstrap, keep_token};
 use crate::budget::{Budget, Kept};
 use crate::failpoint::{self, Failpoint};
 use crate::lease::Lease;
@@ -92,7 +93,12 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     failpoint::at(Failpoint::LeaseTaken, &lease).await;
     let work = Work { objects: &objects, reports: &reports, plan: &plan, budget, join_deadline, end };
     let ready = before.see_to(&objects, &reports, &target, &statefulset, replicas(&statefulset), end).await;
-    let worked = match ready {
+    let bootstrap = Bootstrap { objects: &objects, reports: &reports, plan: &plan, end };
+    let may_work = match ready {
+        Ok(()) => bootstrap.until_started(&mut target, &mut lease).await,
+        Err(error) => Err(error),
+    };
+    let worked = match may_work {
         Ok(()) => work.until_done(&mut target, &mut lease).await,
         Err(error) => Err(error),
     };
@@ -130,6 +136,7 @@ async fn keep_the_copies(objects: &Objects, target: &Target, lease: &Lease) -> a
     if lease.record().await.ok().flatten().as_ref() != Some(&record) {
         lease.write(Some(&record)).await?;
     }
+    keep_token(objects, target, &statefulset).await?;
     let uid = statefulset.metadata.uid.clone().unwrap_or_default();
     permit(objects, lease.name(), target, &statefulset, &names(target, &record)).await?;
     let annotations = statefulset.metadata.annotations.as_ref();

@@ -172,6 +172,31 @@ pub async fn made_for(
     Ok(found.filter(ours).and_then(|volume| volume.metadata.uid))
 }
 
+/// The volume of an ordinal that is kept for an earlier claim of that name, so that the one that is there now
+/// cannot have it: its name, and the node that it is tied to.
+///
+/// # Errors
+/// When the API server did not tell.
+pub async fn kept(
+    objects: &Objects,
+    target: &Target,
+    plan: &VolumePlan,
+    claim: &str,
+    ordinal: Ordinal,
+    now: Option<&PersistentVolumeClaim>,
+) -> anyhow::Result<Option<(String, Option<String>)>> {
+    let name = plan.name(ordinal);
+    let found = objects.volumes.get_opt(&name).await.with_context(|| format!("failed to read volume {name}"))?;
+    let Some(found) = found else { return Ok(None) };
+    let reserved = found.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+    let ours = reserved.is_some_and(|reserved| {
+        reserved.name.as_deref() == Some(claim) && reserved.namespace.as_deref() == Some(target.namespace.as_str())
+    });
+    let found = serde_json::to_value(found).context("a volume that cannot be written as JSON")?;
+    let uid = now.and_then(|claim| claim.metadata.uid.as_deref()).unwrap_or_default();
+    Ok((ours && is_stale(&found, uid)).then(|| (name, is_pinned_to(&found).map(str::to_owned))))
+}
+
 /// Whether a node's kubelet says that it is Ready.
 #[must_use]
 pub fn is_ready(node: &Node) -> bool {

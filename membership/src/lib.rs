@@ -2,11 +2,13 @@
 //!
 //! What an etcd cluster in a StatefulSet is called ([`names`]), how its etcd is started ([`start`]), what was
 //! verified about it ([`record`], [`serving`]), what was seen of it just now ([`observed`]), whether a change may start
-//! ([`guard`], [`drift`]), what to do next ([`next_step`]), whose database is saved ([`snapshot`]), and
+//! ([`guard`], [`drift`]), whether a new cluster may begin ([`bootstrap`]), what to do next ([`next_step`]), whose
+//! database is saved ([`snapshot`]), and
 //! what is written into the objects ([`patch`], [`volume`]). Nothing here has a client, a clock, an
 //! environment or a runtime:
 //! time and observations are arguments.
 
+pub mod bootstrap;
 pub mod budget;
 pub mod deleted;
 pub mod drift;

@@ -30,6 +30,19 @@ pub const ON_RESET: &str = "etcd-scaler.io/on-reset";
 /// The annotation of the StatefulSet with the count that was set through `statefulsets/scale` and is
 /// kept though the release has another one.
 pub const SCALED_TO: &str = "etcd-scaler.io/scaled-to";
+/// The annotation of the StatefulSet with a person's word about what an earlier cluster left behind
+/// ([`crate::bootstrap::Word`]); it counts for the bootstrap that asked for it.
+pub const BOOTSTRAP: &str = "etcd-scaler.io/bootstrap";
+/// The annotation of the StatefulSet with what the Job is doing on that word ([`crate::bootstrap::Decided`]).
+pub const DECIDED: &str = "etcd-scaler.io/bootstrap-decided";
+/// The annotation of a pod that the Job writes to wake its kubelet, when the token is there.
+pub const BEGUN: &str = "etcd-scaler.io/begun";
+/// The key of the token in the ConfigMap ([`Target::bootstrap`]).
+pub const TOKEN: &str = "token";
+/// The init container of the chart's etcd pods whose last word tells what is in the data directory.
+pub const LOOK: &str = "volume-permissions";
+/// The name of the init container in which old data is set aside before a new cluster begins.
+pub const SET_ASIDE: &str = "set-aside";
 /// The annotation of the StatefulSet with the user as which its controller was last seen.
 pub const CONTROLLER: &str = "etcd-scaler.io/controller";
 /// The users as which the StatefulSet controller may delete no pod unasked: its own account, and the one that all
@@ -107,6 +120,12 @@ impl Target {
     #[must_use]
     pub fn claim(&self, template: &str, ordinal: Ordinal) -> String {
         format!("{template}-{}", self.pod(ordinal))
+    }
+
+    /// The ConfigMap from which the chart's etcd pods have the token of their cluster: without it none starts.
+    #[must_use]
+    pub fn bootstrap(&self) -> String {
+        format!("{}-bootstrap", self.statefulset)
     }
 
     /// The ordinal of a pod or member name, if it is one of ours.

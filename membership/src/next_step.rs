@@ -10,6 +10,7 @@ use crate::names::{ADMIT, Ordinal, Target};
 use crate::observed::{Agreed, ListedMember, Observed, Pod};
 use crate::record::{Id, Permission, Record, State};
 use crate::version::JoinAs;
+use crate::volume::does_not_fit;
 
 mod ending;
 mod joining;
@@ -146,14 +147,13 @@ fn volumes(seen: &Observed, limits: &Limits) -> Result<(), Step> {
         };
         let pod = seen.target.pod(ordinal);
         if let Some(misfit) = volume.misfit.as_ref().filter(|_| !volume.bound) {
-            return Err(Step::Fail(format!(
-                "the volume for {pod} exists and does not fit: {misfit}. It is left as it is: what is on it may be the only copy. Name volumes of your own for this etcd (pv.namePrefix, and pv.hostPath for their directories), then upgrade again"
-            )));
+            return Err(Step::Fail(does_not_fit(&pod, misfit)));
         }
         if !volume.exists && !volume.bound {
             return Err(Step::CreateVolume(ordinal));
         }
-        if volume.stale {
+        // Whose it is nobody knows before there is a record ([`crate::bootstrap`]).
+        if volume.stale && seen.record.is_some() {
             return Err(Step::FreeVolume(ordinal));
         }
         // A newcomer's whose turn has not come is not tied yet: it may be in another one's way.

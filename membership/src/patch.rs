@@ -3,6 +3,7 @@
 //! The objects are the API server's own JSON, untyped, so that a field which this program does not
 //! know is never lost. A patch sets single fields and never rewrites a list (facts-kubernetes H).
 
+pub mod carried;
 mod env;
 mod own;
 pub mod ownership;

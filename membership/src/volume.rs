@@ -130,6 +130,14 @@ impl VolumePlan {
     }
 }
 
+/// That a volume of another's keeps a pod from its own, in a sentence; `misfit`: what differs.
+#[must_use]
+pub fn does_not_fit(pod: &str, misfit: &str) -> String {
+    format!(
+        "the volume for {pod} exists and does not fit: {misfit}. It is left as it is: what is on it may be the only copy. Name volumes of your own for this etcd (pv.namePrefix, and pv.hostPath for their directories), then upgrade again"
+    )
+}
+
 /// Whether a class has a provisioner, given what its StorageClass names (`None`: there is no such object).
 #[must_use]
 pub fn is_provisioned(provisioner: Option<&str>) -> bool {

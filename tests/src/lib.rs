@@ -7,8 +7,8 @@
 //! behind, [`fill`] keys by the million, [`rolls`] what happened to pods while something rolled, [`faults`], [`disk`] and
 //! [`webhook`] what goes wrong on purpose, [`dump`] what is printed when a scenario fails.
 //! [`objects`] reads what Kubernetes has, [`places`] says which nodes members may be on. [`foreign`]
-//! is an etcd that is not the release's, [`ways_out`] the commands in messages, [`set`] the StatefulSet as a manifest that is deleted and
-//! created again, [`one_etcd`] a process without Kubernetes.
+//! is an etcd that is not the release's, [`ways_out`] the commands in messages, [`set`] the StatefulSet as a manifest that is
+//! deleted and created again, [`kept`] what an installation can leave behind, [`one_etcd`] a process without Kubernetes.
 
 pub mod cluster;
 pub mod disk;
@@ -19,6 +19,7 @@ pub mod fill;
 pub mod foreign;
 pub mod jobs;
 pub mod journal;
+pub mod kept;
 pub mod load;
 pub mod members;
 pub mod memory;

@@ -302,6 +302,16 @@ impl Release {
         self.run_helm(&[&command, more].concat()).await?.ended.ok()
     }
 
+    /// Everything that the chart renders but for Helm's hooks, without a look at the cluster.
+    ///
+    /// # Errors
+    /// When it cannot be rendered.
+    pub async fn rendered_all(&self, members: usize) -> anyhow::Result<String> {
+        let (chart, values) = (chart(), self.values(members).await?);
+        let command = ["template", &self.name, &chart, "--set", &values, "--no-hooks"];
+        self.run_helm(&command).await?.ended.ok()
+    }
+
     async fn helm(&self, verb: &str, members: usize, more: &[&str]) -> anyhow::Result<Ran> {
         let (chart, values) = (chart(), self.values(members).await?);
         let command = [verb, &self.name, &chart, "--hide-notes", "--set", &values];

@@ -13,6 +13,7 @@ use membership::guard::reset::{self, OnReset};
 use membership::guard::{self, Change, Decision, deletion};
 use membership::names::{MOST_MEMBERS, Ordinal, Target};
 use membership::observed;
+use membership::patch::carried::carried;
 use membership::patch::pod;
 use membership::patch::statefulset::{self, Update};
 use membership::start;
@@ -115,6 +116,7 @@ impl Admission {
             return Ok(Verdict::untouched());
         }
         let target = self.cluster.target(&new);
+        let (new, kept) = carried(&old, &new, &target).unwrap_or_else(|| (new, Patch::default()));
         let by_hook = request.user_info.username.as_deref() == Some(self.hook.as_str());
         let options = request.options.as_ref().map(|options| &options.0);
         let manager = options.and_then(|options| options["fieldManager"].as_str()).unwrap_or_default();
@@ -152,11 +154,12 @@ impl Admission {
                 OnReset::Refuse => return Ok(self.refuse(request, &old, reset::refusal(&target, live, asked))),
                 OnReset::Follow => {}
                 OnReset::Keep => {
-                    let (kept, mut patch) = statefulset::keep_count(&old, &new);
-                    match Update::new(&old, &kept, &target, by_hook) {
+                    let (counted, mut patch) = statefulset::keep_count(&old, &new);
+                    match Update::new(&old, &counted, &target, by_hook) {
                         Ok(update) => patch.0.extend(update.patch().0),
                         Err(why) => return Ok(Verdict::Deny(why)),
                     }
+                    let patch = Patch([kept.0, patch.0].concat());
                     return Ok(Verdict::Allow { patch, warnings: vec![reset::kept(live, asked)] });
                 }
             }
@@ -164,7 +167,10 @@ impl Admission {
         let decision = self.health.with_seen(|seen| guard::decide(&Change { seen, ..change }));
         Ok(match decision {
             Decision::Refuse(why) => self.refuse(request, &old, why),
-            Decision::Admit { warnings, lifted } => self.admit(request, &old, update.patch(), warnings, lifted),
+            Decision::Admit { warnings, lifted } => {
+                let patch = Patch([kept.0, update.patch().0].concat());
+                self.admit(request, &old, patch, warnings, lifted)
+            }
         })
     }
 
@@ -263,8 +269,7 @@ impl Admission {
                 if !lives {
                     let claims = statefulset::claims(new, target, asked.iter().copied());
                     let kept = self.cluster.kept(&claims).await?;
-                    if let Some(why) = statefulset::over_kept_volumes(new, target, &record, &kept, self.cluster.lease())
-                    {
+                    if let Some(why) = statefulset::over_kept_volumes(new, target, &record, &kept) {
                         return Ok(Verdict::Deny(why));
                     }
                 }

@@ -164,11 +164,6 @@ impl Cluster {
         }
     }
 
-    /// The name of the Lease that has the copy.
-    pub fn lease(&self) -> &str {
-        &self.lease
-    }
-
     /// Those of these claims that are there.
     ///
     /// # Errors

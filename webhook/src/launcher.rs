@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::PostParams;
 use kube::runtime::watcher;
 use kube::{Api, Client};
@@ -85,6 +86,9 @@ enum Step {
 pub struct Launcher {
     cronjobs: Api<CronJob>,
     jobs: Api<Job>,
+    configmaps: Api<ConfigMap>,
+    /// The ConfigMap without which the chart's pods start no etcd.
+    token: String,
     namespace: String,
     cronjob: String,
     target: String,
@@ -100,6 +104,8 @@ impl Launcher {
         Self {
             cronjobs: Api::namespaced(client.clone(), namespace),
             jobs: Api::namespaced(client.clone(), namespace),
+            configmaps: Api::namespaced(client.clone(), namespace),
+            token: target.bootstrap(),
             namespace: namespace.clone(),
             cronjob: cronjob.clone(),
             target: statefulset.clone(),
@@ -119,6 +125,8 @@ impl Launcher {
         let (sender, mut jobs) = watch::channel(None);
         let config = watcher::Config::default().labels(&format!("{TARGET}={}", self.target));
         tokio::spawn(follow(self.jobs.clone(), config, "our Jobs", move |change| tell(&sender, change)));
+        let (token, mut token_there) = watch::channel(None);
+        let mut token = Some(token);
         let mut memory: Option<Memory> = None;
         let mut told = None;
         loop {
@@ -127,7 +135,12 @@ impl Launcher {
             // Then no Helm has a Job of its own behind it.
             let scaled = object.as_ref().is_some_and(|object| ownership::is_scaled(object));
             let waiting = kept.borrow_and_update().clone();
-            let need = object.as_ref().and_then(|object| need(object).or_else(|| frees(object, &waiting)));
+            let held = object.as_ref().is_some_and(|it| statefulset::waits_for_token(it, &self.cluster.target(it)));
+            if let Some(token) = token.take_if(|_| held) {
+                self.follow_token(token);
+            }
+            let token_gone = held && *token_there.borrow_and_update() == Some(false);
+            let need = object.as_ref().and_then(|object| need(object, token_gone).or_else(|| frees(object, &waiting)));
             let known = jobs.borrow_and_update().clone();
             let now = Timestamp::now();
             memory = need.map(|need| match memory.take() {
@@ -162,6 +175,7 @@ impl Launcher {
                 changed = live.changed() => changed.is_err(),
                 changed = jobs.changed() => changed.is_err(),
                 changed = kept.changed() => changed.is_err(),
+                Ok(()) = token_there.changed() => false,
                 () = health.improved() => {
                     forgive(memory.as_mut());
                     false
@@ -186,6 +200,19 @@ impl Launcher {
             *told = Some(writing);
         }
         false
+    }
+
+    /// Watches whether the ConfigMap with the token is there.
+    fn follow_token(&self, there: watch::Sender<Option<bool>>) {
+        let config = watcher::Config::default().fields(&format!("metadata.name={}", self.token));
+        let configmaps: Api<ConfigMap> = self.configmaps.clone();
+        tokio::spawn(follow(configmaps, config, "the ConfigMap with the token", move |change| {
+            there.send_replace(Some(match change {
+                Change::Is(_) => true,
+                Change::Gone(_) => false,
+                Change::All(all) => !all.is_empty(),
+            }));
+        }));
     }
 
     /// Makes the Job, and gives how long to leave it until it shows up in the watch.
@@ -253,8 +280,9 @@ impl Launcher {
     }
 }
 
-/// The state that wants a Job, if it does.
-fn need(object: &Value) -> Option<Need> {
+/// The state that wants a Job, if it does; `token_gone`: members' pods that are as the chart made them could not
+/// start again.
+fn need(object: &Value, token_gone: bool) -> Option<Need> {
     let desired = statefulset::replicas(object);
     let deleting = !object["metadata"]["deletionTimestamp"].is_null();
     if deleting || desired == 0 || statefulset::first_ordinal(object) != 0 {
@@ -271,11 +299,14 @@ fn need(object: &Value) -> Option<Need> {
             recorded_for == Some(&uid) && all_members && record.members.keys().copied().eq(0..desired)
         }
     };
-    if verified {
+    if verified && !token_gone {
         return None;
     }
-    let record = annotation(object, membership::names::RECORD).unwrap_or_default();
-    let run = hash(&[&uid, &desired.to_string(), record]);
+    let record = annotation(object, membership::names::RECORD);
+    // A person's word about what is kept, which only matters before there is a record.
+    let word = annotation(object, membership::names::BOOTSTRAP).filter(|_| record.is_none()).unwrap_or_default();
+    let gone = if verified { "no token" } else { word };
+    let run = hash(&[&uid, &desired.to_string(), record.unwrap_or_default(), gone]);
     let generation = object["metadata"]["generation"].as_u64().unwrap_or(0);
     Some(Need { uid, desired, run, generation, frees: false })
 }

@@ -79,28 +79,66 @@ changes nothing is then no change at all, and passes also while the webhook is d
 {{- end -}}
 
 {{- /*
-A StatefulSet that is made over the volumes of an earlier one's members: more than those would start as a cluster of their
-own beside them, and nothing of ours runs yet that could hold them. Who the members were is in the Lease, which outlives
-an installation. Without a claim of theirs their data is gone, and it begins anew.
+The cluster's token, from a ConfigMap that nothing renders: the Job writes it once it has looked at what an earlier cluster
+left behind, and until then the kubelet starts no etcd (docs/design.md, "Bootstrap"). It makes the cluster's ID another one at
+each bootstrap. etcd reads it on an empty directory only, so a StatefulSet that has a literal keeps it: nobody restarts for it.
 */ -}}
-{{- define "etcd-scaler.etcd.over-kept-volumes" -}}
-{{- $target := include "etcd-scaler.target" . -}}
-{{- $namespace := .Release.Namespace -}}
-{{- $lease := include "etcd-scaler.lease" . -}}
-{{- if not (lookup "apps/v1" "StatefulSet" $namespace $target) -}}
-{{- $annotations := dig "metadata" "annotations" dict (lookup "coordination.k8s.io/v1" "Lease" $namespace $lease) -}}
-{{- $members := dig "members" dict (fromJson (get (default dict $annotations) "etcd-scaler.io/record" | default "{}")) -}}
-{{- $kept := list -}}
-{{- range $ordinal := keys $members | sortAlpha -}}
-{{- $claim := printf "data-%s-%s" $target $ordinal -}}
-{{- if lookup "v1" "PersistentVolumeClaim" $namespace $claim -}}
-{{- $kept = append $kept $claim -}}
+{{- define "etcd-scaler.etcd.token" -}}
+{{- $literal := "" -}}
+{{- $live := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "etcd-scaler.target" .) -}}
+{{- if $live -}}
+{{- range $live.spec.template.spec.containers -}}
+{{- if eq .name "etcd" -}}
+{{- range .env -}}
+{{- if and (eq .name "ETCD_INITIAL_CLUSTER_TOKEN") .value -}}
+{{- $literal = .value -}}
 {{- end -}}
 {{- end -}}
-{{- $count := len $members -}}
-{{- if and $kept (gt (int .Values.etcd.replicaCount) $count) -}}
-{{- fail (printf "creating StatefulSet %s/%s with %d replicas is refused: the volumes of an earlier cluster with %d members are kept (%s; Lease %s). The others would begin a cluster of their own beside it. Create it with %d: --set etcd.replicaCount=%d, and scale then. If that data is of no use, delete the claims, or: kubectl delete lease %s -n %s" $namespace $target (int .Values.etcd.replicaCount) $count (join ", " $kept) $lease $count $count $lease $namespace) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+- name: ETCD_INITIAL_CLUSTER_TOKEN
+  {{- if $literal }}
+  value: {{ $literal }}
+  {{- else }}
+  valueFrom:
+    configMapKeyRef:
+      name: {{ include "etcd-scaler.target" . }}-bootstrap
+      key: token
+  {{- end }}
+{{- end -}}
+
+{{- /*
+Gives the volume to etcd's user, and says in the container's last word what is on it: of the first log segment, the beginning,
+which tells whose data it is. The Job reads it before the first bootstrap. Where the live object only has the first half,
+that is rendered again: nobody restarts for the other.
+*/ -}}
+{{- define "etcd-scaler.etcd.volume-permissions" -}}
+{{- $user := int .Values.etcd.runAsUser -}}
+{{- $live := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "etcd-scaler.target" .) -}}
+{{- $first := list -}}
+{{- if $live -}}
+{{- range $live.spec.template.spec.initContainers -}}
+{{- if eq .name "volume-permissions" -}}
+{{- $first = .command -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if eq (first $first) "chown" -}}
+command: [chown, -R, "{{ $user }}:{{ $user }}", /var/lib/etcd]
+{{- else -}}
+command:
+  - sh
+  - -c
+  - |
+    chown -R {{ $user }}:{{ $user }} /var/lib/etcd || exit
+    set -- /var/lib/etcd/data/member/wal/*.wal
+    if [ -e "$1" ]; then
+      first=$(head -c 512 "$1" | od -An -v -tx1 | tr -d ' \n')
+      echo "wal ${first:-unreadable}"
+    else
+      echo "wal none"
+    fi >/dev/termination-log || true
 {{- end -}}
 {{- end -}}
 
@@ -124,8 +162,7 @@ an installation. Without a claim of theirs their data is gone, and it begins ane
   value: http://{{ $host }}:2380
 - name: ETCD_ADVERTISE_CLIENT_URLS
   value: http://{{ $host }}:2379
-- name: ETCD_INITIAL_CLUSTER_TOKEN
-  value: {{ include "etcd-scaler.target" . }}.{{ .Release.Namespace }}
+{{ include "etcd-scaler.etcd.token" . }}
 {{- include "etcd-scaler.etcd.bootstrap-env" . }}
 - name: ETCD_QUOTA_BACKEND_BYTES
   value: {{ include "etcd-scaler.number" .Values.etcd.quotaBackendBytes | quote }}
@@ -269,10 +306,15 @@ metadata:
     app.kubernetes.io/managed-by: {{ .Release.Service }}
     # That this chart made it, or this alias of it. Not in the selector, nor on the pods.
     app.kubernetes.io/part-of: {{ .Chart.Name }}
-  {{- if ne .Values.onReset "refuse" }}
+  {{- if or .Values.etcd.bootstrap (ne .Values.onReset "refuse") }}
   annotations:
+    {{- if ne .Values.onReset "refuse" }}
     # With the request itself: the webhook's own flag would change only when its new pods are up.
     etcd-scaler.io/on-reset: {{ .Values.onReset }}
+    {{- end }}
+    {{- with .Values.etcd.bootstrap }}
+    etcd-scaler.io/bootstrap: {{ . | quote }}
+    {{- end }}
   {{- end }}
 spec:
   replicas: {{ int .Values.etcd.replicaCount }}
@@ -317,7 +359,7 @@ spec:
         - name: volume-permissions
           image: {{ .image.repository }}:{{ include "etcd-scaler.number" .image.tag }}
           imagePullPolicy: {{ .image.pullPolicy }}
-          command: [chown, -R, "{{ int $.Values.etcd.runAsUser }}:{{ int $.Values.etcd.runAsUser }}", /var/lib/etcd]
+          {{- include "etcd-scaler.etcd.volume-permissions" $ | nindent 10 }}
           securityContext:
             runAsNonRoot: false
             runAsUser: 0

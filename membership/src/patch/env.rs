@@ -9,6 +9,8 @@ use crate::names;
 pub(super) const INITIAL_CLUSTER: &str = "ETCD_INITIAL_CLUSTER";
 /// `new` or `existing`. etcd reads it only when it first starts on a directory.
 pub(super) const INITIAL_CLUSTER_STATE: &str = "ETCD_INITIAL_CLUSTER_STATE";
+/// What makes the cluster's ID another one than that of an earlier cluster of the same names.
+pub(super) const INITIAL_CLUSTER_TOKEN: &str = "ETCD_INITIAL_CLUSTER_TOKEN";
 /// One more in a template's initial cluster, at a name that nobody has (RFC 6761: `.invalid` never resolves): with it
 /// the list is never that of a live cluster, so etcd refuses to start on an empty directory ("member count is unequal").
 /// On a directory with data etcd does not read the list (run: `all::lost_disk`).
@@ -78,6 +80,23 @@ pub(super) fn set(edit: &mut Edit, container: &[&str], name: &str, value: &str) 
     } else {
         edit.remove(&entry);
         edit.insert(&entry, literal);
+    }
+}
+
+/// Whether a container has its cluster's token from this ConfigMap.
+pub(super) fn token_is_from(container: &Value, map: &str) -> bool {
+    let env = list(container, &["env"]);
+    let entry = named(env, INITIAL_CLUSTER_TOKEN).map(|index| &env[index]);
+    entry.and_then(|entry| text(entry, &["valueFrom", "configMapKeyRef", "name"])) == Some(map)
+}
+
+/// Lets etcd start also where the token's ConfigMap is gone: it has data, or joins, and reads no token.
+pub(super) fn start_without_token(edit: &mut Edit, container: &[&str], map: &str) {
+    let env = [container, &["env"]].concat();
+    let entries = edit.get(&env).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let Some(index) = named(entries, INITIAL_CLUSTER_TOKEN) else { return };
+    if text(&entries[index], &["valueFrom", "configMapKeyRef", "name"]) == Some(map) {
+        edit.set(&[&env[..], &[&index.to_string(), "valueFrom", "configMapKeyRef", "optional"]].concat(), true.into());
     }
 }
 

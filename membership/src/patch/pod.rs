@@ -3,6 +3,7 @@
 //! What only we write is taken off every pod but a joiner's ([`own`]).
 //! `member`, `leaving`: ordinary; a plain etcd gets an initial cluster that names only itself, so that a lost
 //! disk refuses to start instead of coming back empty under a live ID. `bootstrapping`: as its chart made it.
+//! Without a record: the same, but where a new cluster begins by a person's word over an earlier one's data.
 //! Any other ordinal: a joiner, held by the init container `admit` until the Job permits it. One below which
 //! another has still to join is not scheduled before its turn: newcomers are scheduled in any order, and
 //! a later one could take, with its new volume, the only node that an earlier one's kept volume is on.
@@ -13,7 +14,8 @@ use serde_json::{Value, json};
 use super::statefulset;
 use super::{Edit, env, get, list, named, own, text};
 use crate::names::{
-    ADMIT, ADMIT_COMMAND, ETCD_VERSION, JOINER, Ordinal, PERMISSION, PERMISSION_DIR, TARGET, TURN, Target, WAITS_FOR,
+    ADMIT, ADMIT_COMMAND, ETCD_VERSION, JOINER, Ordinal, PERMISSION, PERMISSION_DIR, SET_ASIDE, TARGET, TURN, Target,
+    WAITS_FOR,
 };
 use crate::record::{Record, State};
 use crate::start::{self, BITNAMI_RUN, Start};
@@ -37,6 +39,9 @@ pub fn patch(pod: &Value, statefulset: &Value, target: &Target, our_image: &str)
     };
     if !owned_by(pod, statefulset) {
         return untouched;
+    }
+    if statefulset::record(statefulset).is_none() && statefulset::begins_anew(statefulset, target) {
+        return set_aside(pod, statefulset, ordinal, target, our_image);
     }
     // No record, or none that can be read: nothing is known, so nothing is held. The admission
     // policy is the net under this: it denies an ordinal that it does not find in the record.
@@ -83,9 +88,42 @@ fn member(pod: &Value, statefulset: &Value, ordinal: Ordinal, target: &Target) -
     own::take_off(&mut edit, false);
     let start = start::of_pod(pod, statefulset, target, ordinal);
     if let Some(index) = container(pod, target).filter(|_| start.is_ok_and(|start| !start.scripts)) {
-        set_env(&mut edit, &["spec", "containers", &index], &target.initial_cluster([ordinal]));
+        let path = ["spec", "containers", index.as_str()];
+        env::start_without_token(&mut edit, &path, &target.bootstrap());
+        set_env(&mut edit, &path, &target.initial_cluster([ordinal]));
     }
     edit.finish()
+}
+
+/// Before a new cluster begins by a person's word, what an earlier one left in the directory is set aside.
+fn set_aside(
+    pod: &Value,
+    statefulset: &Value,
+    ordinal: Ordinal,
+    target: &Target,
+    our_image: &str,
+) -> Result<Patch, String> {
+    let refuse = |why: String| {
+        format!("what an earlier cluster left to pod {} cannot be set aside for a new one: {why}", target.pod(ordinal))
+    };
+    let index = container(pod, target).ok_or_else(|| refuse(format!("it has no container {:?}", target.container)))?;
+    let etcd = get(pod, &["spec", "containers", &index]).unwrap_or(&Value::Null);
+    let data_dir = start::of_pod(pod, statefulset, target, ordinal).map_err(|why| refuse(why.to_string()))?.data_dir;
+    let uid = text(statefulset, &["metadata", "uid"]).unwrap_or_default();
+    let mut edit = Edit::new(pod);
+    let init = with_limits_of(
+        etcd,
+        json!({
+            "name": SET_ASIDE,
+            "image": our_image,
+            "imagePullPolicy": "IfNotPresent",
+            "command": ["/hook", "set-aside", format!("--data-dir={data_dir}"), format!("--for={uid}")],
+            "volumeMounts": list(etcd, &["volumeMounts"]),
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        }),
+    );
+    append_init(&mut edit, init).map_err(&refuse)?;
+    Ok(edit.finish())
 }
 
 fn refusal(target: &Target, ordinal: Ordinal, why: &dyn std::fmt::Display) -> String {
@@ -108,6 +146,7 @@ fn joiner(
     let mut edit = Edit::new(pod);
     let ordinals = record.members.keys().copied().chain(0..=ordinal).collect::<std::collections::BTreeSet<_>>();
     set_env(&mut edit, &path, &target.initial_cluster(ordinals));
+    env::start_without_token(&mut edit, &path, &target.bootstrap());
     if start.scripts {
         // Their set-up adds members by itself; a joiner starts plain etcd, by their own script for it (facts-etcd 7:
         // run and found sound).

@@ -14,10 +14,12 @@ use json_patch::Patch;
 use serde_json::{Map, Value};
 
 use super::{Edit, annotation, env, get, own, ownership, text};
+use crate::bootstrap::Decided;
 use crate::guard::condition::{DEFAULT_QUOTA, Override, Room};
 use crate::guard::reset::OnReset;
 use crate::names::{
-    CONTROLLER, KEPT_PARTITION, LEAVING, LEFT, ON_RESET, OVERRIDE, Ordinal, RECORD, SCALED_TO, STOP, SUMMARY, Target,
+    CONTROLLER, DECIDED, KEPT_PARTITION, LEAVING, LEFT, ON_RESET, OVERRIDE, Ordinal, RECORD, SCALED_TO, STOP, SUMMARY,
+    Target,
 };
 use crate::observed::{self, Answered};
 use crate::record::{ParseRecordError, Record, State};
@@ -186,11 +188,11 @@ fn rolls_by_partition(object: &Value) -> bool {
 /// nobody while a partition of ours is in force, and never under `OnDelete`.
 #[must_use]
 pub fn rolls_nobody(object: &Value) -> bool {
-    on_delete(object) || is_held(object)
+    on_delete(object) || is_frozen(object)
 }
 
 /// Whether a partition of ours holds every pod.
-fn is_held(object: &Value) -> bool {
+fn is_frozen(object: &Value) -> bool {
     rolls_by_partition(object) && annotation(object, KEPT_PARTITION).is_some()
 }
 
@@ -271,24 +273,32 @@ pub fn created(new: &Value, target: &Target, living: Option<&Record>, newest: Op
 
 /// Why it is not created over kept volumes: the members of `record` do not answer, the `claims` of some of
 /// them are there, and more than them are asked for. Those would begin a cluster of their own, and serve
-/// as one where they are a quorum, beside the old members that come back on their data. Without a claim
-/// the data is gone, and it begins anew. `lease`: the name of the Lease that has the record's copy.
+/// as one where they are a quorum, beside the old members that come back on their data. Our own chart's pods
+/// start nothing before that is decided ([`crate::bootstrap`]).
 #[must_use]
-pub fn over_kept_volumes(
-    new: &Value,
-    target: &Target,
-    record: &Record,
-    claims: &[String],
-    lease: &str,
-) -> Option<String> {
+pub fn over_kept_volumes(new: &Value, target: &Target, record: &Record, claims: &[String]) -> Option<String> {
     let (count, asked) = (record.count(), replicas(new));
-    (asked > count && !claims.is_empty()).then(|| {
+    (asked > count && !claims.is_empty() && !waits_for_token(new, target)).then(|| {
         format!(
-            "creating {target} with {asked} replicas is refused: the volumes of an earlier cluster with {count} members are kept ({}; Lease {lease}). The others would begin a cluster of their own beside it. Create it with {count}: --set etcd.replicaCount={count}, and scale then. If that data is of no use, delete the claims, or: kubectl delete lease {lease} -n {}",
+            "creating {target} with {asked} replicas is refused: the volumes of an earlier cluster with {count} members are kept ({}). The others would begin a cluster of their own beside it. Create it with {count}, and scale then.",
             claims.join(", "),
-            target.namespace,
         )
     })
+}
+
+/// Whether its pods start no etcd before the Job has written the token of their cluster.
+#[must_use]
+pub fn waits_for_token(object: &Value, target: &Target) -> bool {
+    let spec = get(object, &["spec", "template", "spec"]).unwrap_or(&Value::Null);
+    let container = env::container(spec, &target.container).map(|index| &super::list(spec, &["containers"])[index]);
+    container.is_some_and(|container| env::token_is_from(container, &target.bootstrap()))
+}
+
+/// Whether pods that are made now have what an earlier cluster left behind set aside.
+#[must_use]
+pub fn begins_anew(object: &Value, target: &Target) -> bool {
+    let decided = annotation(object, DECIDED).and_then(Decided::parse);
+    decided == Some(Decided::Anew) && waits_for_token(object, target)
 }
 
 /// The names of the claims that the pods of these ordinals have.
@@ -345,6 +355,7 @@ impl<'a> Update<'a> {
         let record = if by_hook { asked } else { before };
         for (key, what) in [
             (RECORD, "it holds what was verified about the etcd cluster"),
+            (DECIDED, "it has data set aside, or started on"),
             (LEAVING, "it turns the care for the etcd cluster off"),
             (LEFT, "it turns the care for the etcd cluster off"),
         ] {

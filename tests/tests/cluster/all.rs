@@ -11,6 +11,7 @@ mod foreign;
 mod guard;
 mod helm;
 mod image_gone;
+mod kept;
 mod kills;
 mod leaving;
 mod lost_claim;

@@ -7,6 +7,7 @@ mod deleted;
 mod disruption;
 mod failures;
 mod foreign;
+mod kept;
 mod kills;
 mod lost_claim;
 mod lost_disk;

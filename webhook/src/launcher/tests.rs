@@ -20,7 +20,7 @@ pub fn record(states: &[&str]) -> String {
 
 #[test]
 fn a_job_is_wanted_while_the_record_is_not_what_is_desired() {
-    let wants = |replicas, record: Option<&str>| need(&statefulset(replicas, record)).is_some();
+    let wants = |replicas, record: Option<&str>| need(&statefulset(replicas, record), false).is_some();
     let three = record(&["member"; 3]);
     assert!(wants(3, None), "no record yet");
     assert!(!wants(3, Some(&three)));
@@ -32,15 +32,28 @@ fn a_job_is_wanted_while_the_record_is_not_what_is_desired() {
     assert!(!wants(3, Some("{}")), "a record that cannot be read");
     let mut again = statefulset(3, Some(&three));
     again["metadata"]["uid"] = json!("another");
-    assert!(need(&again).is_some(), "made again, the record is from the Lease");
+    assert!(need(&again, false).is_some(), "made again, the record is from the Lease");
     let mut deleting = statefulset(4, Some(&three));
     deleting["metadata"]["deletionTimestamp"] = json!("2026-11-23T10:00:00Z");
-    assert_eq!(need(&deleting), None);
+    assert_eq!(need(&deleting, false), None);
+    assert!(need(&statefulset(3, Some(&three)), true).is_some(), "the token is gone");
+}
+
+#[test]
+fn a_persons_word_is_another_run_until_there_is_a_record() {
+    let run = |record: Option<&str>, word: &str| {
+        let mut object = statefulset(3, record);
+        object["metadata"]["annotations"]["etcd-scaler.io/bootstrap"] = json!(word);
+        need(&object, true).unwrap().run
+    };
+    assert_ne!(run(None, "anew-12345678"), run(None, "anew-87654321"));
+    let three = record(&["member"; 3]);
+    assert_eq!(run(Some(&three), "anew-12345678"), run(Some(&three), "anew-87654321"));
 }
 
 #[test]
 fn another_count_or_record_is_another_run() {
-    let run = |replicas, record: &str| need(&statefulset(replicas, Some(record))).unwrap().run;
+    let run = |replicas, record: &str| need(&statefulset(replicas, Some(record)), false).unwrap().run;
     let (three, joining) = (record(&["member"; 3]), record(&["member", "member", "member", "joining"]));
     assert_eq!(run(4, &three), run(4, &three));
     assert_ne!(run(4, &three), run(5, &three));
@@ -54,7 +67,7 @@ fn a_claim_whose_volume_is_kept_for_the_one_before_wants_a_job_of_its_own() {
         let claims = claims.iter().map(|&uid| uid.to_owned()).collect();
         frees(&live, &claims).map(|need| need.run)
     };
-    assert_eq!((need(&live), run(&[])), (None, None));
+    assert_eq!((need(&live, false), run(&[])), (None, None));
     assert_eq!(run(&["a", "b"]), run(&["b", "a"]));
     assert_ne!(run(&["a"]), run(&["b"]), "the claim was deleted again");
     let mut deleting = live.clone();

@@ -467,7 +467,7 @@ fn over_kept_volumes_no_more_than_those_members_begin() {
         new["spec"]["volumeClaimTemplates"] = json!([{ "metadata": { "name": "data" } }]);
         new
     };
-    let refused = |count, kept: &[String]| over_kept_volumes(&new(count), &puls8(), &record_of(3), kept, "etcd-scaler");
+    let refused = |count, kept: &[String]| over_kept_volumes(&new(count), &puls8(), &record_of(3), kept);
     let claims = claims(&new(3), &puls8(), 0..2);
     assert_eq!(claims, ["data-puls8-etcd-0", "data-puls8-etcd-1"]);
     assert_eq!(refused(3, &claims), None);

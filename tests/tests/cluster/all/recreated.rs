@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use tests::kept::run::{question, word};
 use tests::load::Load;
 use tests::members::Member;
 use tests::process::{kubectl, run, until};
@@ -236,10 +237,11 @@ async fn kept_volumes(name: &str, helm: Helm) -> Result {
     scenario::run(name, helm, async |release| {
         let (cluster, members) = four_with_keys(release).await?;
         release.uninstall().await?;
-        // The others would begin a cluster of their own, and nothing of ours runs yet.
-        let refused = release.try_install(7, &[]).await?.refused()?;
-        release.say(&format!("with 7 over the volumes of 4: {}", refused.trim()));
-        ensure!(refused.contains("the volumes of an earlier cluster with 4 members are kept"), "{refused}");
+        // The others would begin a cluster of their own: a person is asked.
+        let from = tests::release::now();
+        release.try_install(7, &[]).await?.refused()?;
+        release.say(&format!("with 7 over the volumes of 4: {}", question(release, from).await?));
+        release.uninstall().await?;
         release.install(4, &[]).await?;
         release.is_settled(4).await?;
         ensure!(release.members().await? == members, "the members are others than before");
@@ -248,12 +250,16 @@ async fn kept_volumes(name: &str, helm: Helm) -> Result {
         release.say(&format!("installed again over kept volumes: cluster {cluster}, the same members, all keys"));
         release.upgrade(5, &[]).await?;
         release.is_settled(5).await?;
-        // The same where only the StatefulSet was deleted, by the webhook.
-        release.kubectl(&["delete", "statefulset", &release.statefulset(), "--cascade=foreground"]).await?;
+        // The same where only the StatefulSet was deleted, by the launcher's Job.
+        let set = release.statefulset();
+        let delete = ["delete", "statefulset", &set, "--cascade=foreground"];
         let create = async |count| run("kubectl", ["create", "-f", "-"], &release.rendered(count).await?, MENDED).await;
-        let refused = create(7).await?;
-        release.say(&format!("created with 7 over the volumes of 5: {}", refused.printed().trim()));
-        ensure!(!refused.success && refused.printed().contains("cluster with 5 members are kept"), "{refused:?}");
+        release.kubectl(&delete).await?;
+        let from = tests::release::now();
+        create(7).await?.ok()?;
+        let asked = until("a person is asked", MENDED, async || question(release, from).await).await?;
+        release.say(&format!("created with 7 over the volumes of 5: {asked}"));
+        release.kubectl(&delete).await?;
         create(5).await?.ok()?;
         until("all five are back", MENDED, async || release.is_settled(5).await).await
     })
@@ -285,7 +291,11 @@ async fn wiped_volumes(name: &str, helm: Helm, count: usize) -> Result {
         let volumes: Vec<&str> = volumes.iter().map(String::as_str).collect();
         kubectl([&["delete", "pv", "--timeout=25s"], &*volumes].concat()).await?;
         release.remove_directories().await?;
-        release.install(count, &[]).await?;
+        // The Lease is left, and whose data it speaks of may be elsewhere: begun anew only by a person's word.
+        let from = tests::release::now();
+        release.try_install(count, &[]).await?.refused()?;
+        let anew = format!("etcd.bootstrap={}", word(&question(release, from).await?, "anew")?);
+        release.upgrade(count, &["--set", &anew]).await?;
         until("the new cluster is verified", MENDED, async || release.is_settled(count).await).await?;
         keys_are(release, 0, count).await?;
         let now = release.record().await?;

@@ -1,0 +1,56 @@
+//! Installed again over what an earlier installation left: one cluster, no old log in it, or a question whose ways
+//! out each end well. Four rows; the set is in `all::kept`.
+
+use tests::kept::{By, End, Row, Share, run};
+use tests::referee::judge::Rule;
+use tests::release::{Release, Storage};
+use tests::scenario;
+
+type Result = anyhow::Result<()>;
+
+/// What is lost in each of them is said; the rest stays.
+const KEPT: Row = Row {
+    counts: (3, 3),
+    storage: Storage::Manual,
+    by: By::Helm4,
+    namespace: true,
+    claims: true,
+    volumes: true,
+    directories: Share::All,
+    lease: true,
+};
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test"]
+async fn one_becomes_three_without_its_claim() -> Result {
+    runs("kept-one", Row { counts: (1, 3), claims: false, ..KEPT }).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test"]
+async fn one_of_three_directories_is_left() -> Result {
+    runs("kept-dir", Row { claims: false, directories: Share::One, ..KEPT }).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test"]
+async fn the_claims_are_left() -> Result {
+    runs("kept-all", KEPT).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test"]
+async fn three_become_four_without_the_lease() -> Result {
+    runs("kept-four", Row { counts: (3, 4), lease: false, ..KEPT }).await
+}
+
+/// A release of the row's own kind.
+pub async fn runs(name: &str, row: Row) -> Result {
+    let release = Release::of(name, row.by.helm()).on(row.storage);
+    // To the referee the members of the cluster before have served in pods of these names.
+    let anew = "begun anew, pods in which no etcd ran yet are made again, and hold what is left for it to be set aside";
+    let excused = [(Rule::RestartsNobody, anew), (Rule::ServedIsNeverHeld, anew)];
+    let begins_anew = !matches!(row.must_end_in(), End::Restart | End::Begin);
+    let excused = if begins_anew { &excused[..] } else { &[] };
+    scenario::run_excused(release, excused, async |release| run::row(release, &row).await).await
+}
