@@ -9,8 +9,9 @@ use tests::faults::{api_server_with, controllers_with, freeze_container, kill_no
 use tests::load::Load;
 use tests::process::{apply, kubectl, run, until};
 use tests::referee::audit::AuditLog;
+use tests::referee::judge::Rule;
 use tests::release::{Helm, Release, now};
-use tests::rolls::{Watch, most_down};
+use tests::rolls::{Watch, made_again};
 use tests::scenario;
 
 use crate::disruption::{
@@ -33,7 +34,10 @@ const DRAINED: Duration = Duration::from_secs(150);
 #[ignore = "needs the test bed: make test-all"]
 async fn a_bad_image_takes_no_quorum_while_a_node_is_away() -> Result {
     let release = Release::of("bad-roll", Helm::V4);
-    scenario::run_alone(release, async |release| {
+    // Not of this: what is rolled back to differs in the managed environment from what the pods were made from, as it does
+    // without a sick member.
+    let excused = [(Rule::RestartsNobody, "a rollback of a template rolls the pods that were never made from it")];
+    scenario::run_alone_excused(release, &excused, async |release| {
         if !is_bed() {
             release.say("not the test bed: no node can be killed");
             return Ok(());
@@ -55,6 +59,7 @@ async fn a_bad_image_takes_no_quorum_while_a_node_is_away() -> Result {
         release.try_rollback(1, &["--no-hooks"]).await?.ended.ok()?;
         start_node(&node).await?;
         until("all are back", ROLLED, async || release.is_settled(3).await).await?;
+        rolled(release, 3).await?;
         during.to = now();
         load.lost_nothing(3, &during).await.map(drop)
     })
@@ -284,9 +289,10 @@ async fn a_namespace_ends_without_a_webhook_where_all_controllers_are_one_user()
         run("kubectl", namespace, "", Duration::from_secs(100)).await?.ok()?;
         // Refused and tried again it may end all the same: by the garbage collector, when that is first.
         let requests = audit.requests(&release.namespace)?;
-        let mut refused = requests.iter().filter(|it| it.user == SHARED && it.resource == "pods" && it.code == 403);
-        ensure!(refused.next().is_none(), "{requests:?}");
-        let all_at_once = requests.iter().any(|it| it.verb == "deletecollection" && it.resource == "pods");
+        let deletes = || requests.iter().filter(|it| it.resource == "pods" && it.verb.starts_with("delete"));
+        let refused: Vec<_> = deletes().filter(|it| it.code == 403).collect();
+        ensure!(refused.is_empty(), "{refused:?}");
+        let all_at_once = deletes().any(|it| it.user == SHARED && it.verb == "deletecollection");
         ensure!(all_at_once, "the namespace controller was not seen: {requests:?}");
         // What the uninstall would have taken along.
         let kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations,validatingadmissionpolicies,\
@@ -393,9 +399,16 @@ async fn where_two_may_roll_at_once_one_does_and_no_member_joins() -> Result {
         rolled(release, 3).await?;
         during.to = now();
         let looks = watch.stop().await?;
-        ensure!(most_down(&looks).len() == 1, "down at the same time: {:?}", most_down(&looks));
+        let order: Vec<String> = made_again(&looks).into_iter().map(|(_, name)| name).collect();
+        ensure!(order == [2, 1, 0].map(|ordinal| release.pod(ordinal)), "made again were {order:?}");
+        // The controller asked for two, and was told of the one that was not back: by etcd, before the kubelet knows.
+        for ordinal in [1, 0] {
+            release.say(&is_held(release, ordinal).await?);
+        }
         release.is_settled(3).await?;
-        load.lost_nothing(3, &during).await.map(drop)
+        let counts = load.lost_nothing(3, &during).await?;
+        release.say(&format!("rolled: {}", counts["window"]));
+        Ok(())
     })
     .await
 }
