@@ -106,9 +106,9 @@ fn set_aside(
     let refuse = |why: String| {
         format!("what an earlier cluster left to pod {} cannot be set aside for a new one: {why}", target.pod(ordinal))
     };
-    let index = container(pod, target).ok_or_else(|| refuse(format!("it has no container {:?}", target.container)))?;
-    let etcd = get(pod, &["spec", "containers", &index]).unwrap_or(&Value::Null);
     let data_dir = start::of_pod(pod, statefulset, target, ordinal).map_err(|why| refuse(why.to_string()))?.data_dir;
+    let Some(index) = container(pod, target) else { return Ok(Patch::default()) };
+    let etcd = get(pod, &["spec", "containers", &index]).unwrap_or(&Value::Null);
     let uid = text(statefulset, &["metadata", "uid"]).unwrap_or_default();
     let mut edit = Edit::new(pod);
     let init = with_limits_of(
