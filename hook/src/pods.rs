@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use membership::bootstrap;
 use membership::names::{
     ADMIT, ADMIT_COMMAND, INITIAL_CLUSTER, INITIAL_CLUSTER_STATE, LOOK, Ordinal, PERMISSION, PERMISSION_DIR, SET_ASIDE,
@@ -161,10 +161,12 @@ pub fn may_wait_for_token(pod: &Pod, container: &str) -> bool {
     looked_at(pod).is_some() && statuses(pod).any(|status| status.name == container && waits(status))
 }
 
-/// Whether the kubelet positively says that this container runs or ran.
+/// Whether the kubelet positively says that this container runs or ran. Of one that never ran it says, when its pod is
+/// deleted, that it ended, and that it could not be located (Kubernetes pkg/kubelet/status, `TerminatePod`).
 fn started(pod: &Pod, container: &str) -> bool {
+    let ended = |ended: &ContainerStateTerminated| ended.reason.as_deref() != Some("ContainerStatusUnknown");
     statuses(pod).filter(|status| status.name == container).any(|status| {
-        let state = |state: &ContainerState| state.running.is_some() || state.terminated.is_some();
+        let state = |state: &ContainerState| state.running.is_some() || state.terminated.as_ref().is_some_and(ended);
         status.restart_count > 0 || [&status.state, &status.last_state].into_iter().flatten().any(state)
     })
 }
@@ -257,6 +259,19 @@ mod tests {
 
     fn pod(value: serde_json::Value) -> observed::Pod {
         observe(&serde_json::from_value(value).unwrap(), &puls8(), 0, Some("etcd-b"), Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_container_that_the_kubelet_could_not_locate_has_not_started() {
+        let ended = |reason: &str| {
+            pod(json!({ "metadata": { "uid": "u" }, "spec": { "containers": [] }, "status": { "containerStatuses": [ {
+                "name": "etcd", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+                "state": { "terminated": { "exitCode": 137, "reason": reason } },
+            } ] } }))
+        };
+        let unknown = ended("ContainerStatusUnknown");
+        assert!(!unknown.started && !unknown.never_started, "neither is known");
+        assert!(ended("Error").started);
     }
 
     #[test]
