@@ -54,7 +54,7 @@ pub struct Bootstrap<'a> {
 }
 
 /// Whether its pods have their token from the ConfigMap.
-fn is_held(statefulset: &StatefulSet, target: &Target) -> bool {
+fn waits_for_token(statefulset: &StatefulSet, target: &Target) -> bool {
     let spec = statefulset.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
     let container = spec.and_then(|spec| spec.containers.iter().find(|it| it.name == target.container));
     let env = container.iter().flat_map(|container| container.env.iter().flatten());
@@ -78,7 +78,7 @@ fn is_looked_at(statefulset: &StatefulSet) -> bool {
 /// # Errors
 /// When the API server did not answer.
 pub async fn keep_token(objects: &Objects, target: &Target, statefulset: &StatefulSet) -> anyhow::Result<()> {
-    if !is_held(statefulset, target) {
+    if !waits_for_token(statefulset, target) {
         return Ok(());
     }
     let found = token_map(objects, target).await?;
@@ -187,7 +187,7 @@ impl Bootstrap<'_> {
         adopt(&statefulset, target)?;
         let uid = statefulset.metadata.uid.as_deref().unwrap_or_default();
         let desired = replicas(&statefulset).min(MOST_MEMBERS);
-        if desired == 0 || !is_held(&statefulset, target) || record(&statefulset)?.is_some() {
+        if desired == 0 || !waits_for_token(&statefulset, target) || record(&statefulset)?.is_some() {
             return Ok(Round::Over);
         }
         let found = token_map(self.objects, target).await?;

@@ -31,7 +31,7 @@ pub const ON_RESET: &str = "etcd-scaler.io/on-reset";
 /// kept though the release has another one.
 pub const SCALED_TO: &str = "etcd-scaler.io/scaled-to";
 /// The annotation of the StatefulSet with a person's word about what an earlier cluster left behind
-/// ([`crate::bootstrap::Word`]); it counts for the bootstrap that asked for it.
+/// ([`crate::bootstrap`]); it counts for the bootstrap that asked for it.
 pub const BOOTSTRAP: &str = "etcd-scaler.io/bootstrap";
 /// The annotation of the StatefulSet with what the Job is doing on that word ([`crate::bootstrap::Decided`]).
 pub const DECIDED: &str = "etcd-scaler.io/bootstrap-decided";

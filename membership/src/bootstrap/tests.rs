@@ -1,3 +1,5 @@
+//! What begins, what starts again and what is asked, from what was found; and what a person's word does.
+
 use super::*;
 use crate::names::tests::puls8;
 
