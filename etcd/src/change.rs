@@ -2,8 +2,8 @@
 //! changes nothing ([`Member::write_down`]).
 
 use etcd_client::{AlarmAction, AlarmType, MemberAddOptions};
-use membership::record::Id;
-use membership::version::JoinAs;
+use membership::know::record::Id;
+use membership::know::version::JoinAs;
 
 use crate::member::Member;
 use crate::refusal::CallError;
@@ -52,7 +52,7 @@ impl Member {
     /// quorum of those before, too.
     ///
     /// And a newcomer of 3.6 so gets on that waits for an entry where nobody writes
-    /// ([`membership::observed::Observed::may_wait_for_entry`]).
+    /// ([`membership::know::observed::Observed::may_wait_for_entry`]).
     ///
     /// # Errors
     /// What the server refused it with.

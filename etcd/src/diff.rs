@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join;
-use membership::names::Ordinal;
+use membership::know::names::Ordinal;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 

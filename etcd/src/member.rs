@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, GetOptions};
 use futures::future::join_all;
-use membership::names::{Ordinal, Target};
-use membership::observed::{Alarm, Answer, Answered, Database, ListedMember};
-use membership::record::Id;
+use membership::know::names::{Ordinal, Target};
+use membership::know::observed::{Alarm, Answer, Answered, Database, ListedMember};
+use membership::know::record::Id;
 
 use crate::refusal::{CallError, Refusal};
 

@@ -14,7 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use etcd_client::{ResponseHeader, SnapshotStreaming, StatusResponse};
-use membership::record::Id;
+use membership::know::record::Id;
 
 use crate::member::Member;
 use crate::refusal::CallError;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join_all;
-use membership::names::{Ordinal, Target};
-use membership::observed::Database;
-use membership::record::Id;
+use membership::know::names::{Ordinal, Target};
+use membership::know::observed::Database;
+use membership::know::record::Id;
 
 use crate::member::{Member, database};
 use crate::refusal::CallError;

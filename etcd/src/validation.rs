@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use etcd_client::GetOptions;
 use futures::future::join_all;
-use membership::names::{Ordinal, Target};
+use membership::know::names::{Ordinal, Target};
 
 use crate::member::Member;
 use crate::refusal::{CallError, Refusal};

@@ -2,8 +2,8 @@
 //! variable too, so that another command of the image runs in the same container without them.
 
 use clap::{Args, ValueEnum};
-use membership::names::Target;
-use membership::volume::{OnScaleDown, VolumePlan};
+use membership::know::names::Target;
+use membership::write::volume::{OnScaleDown, VolumePlan};
 
 /// Which StatefulSet, and how its members are addressed.
 #[derive(Debug, Args)]

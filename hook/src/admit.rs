@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use etcd::{DataDir, cleared, identify, is_cleared, keep_aside, set_aside};
-use membership::record::{Id, Permission};
+use membership::know::record::{Id, Permission};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use flags::{Claims, TargetArgs, VolumeArgs};
-use membership::names::{Ordinal, Target};
-use membership::record::Id;
-use membership::replace::Asked;
-use membership::volume::VolumePlan;
+use membership::decide::replace::Asked;
+use membership::know::names::{Ordinal, Target};
+use membership::know::record::Id;
+use membership::write::volume::VolumePlan;
 
 use crate::before::{Before, Snapshots};
 use crate::budget::Budget;

@@ -7,10 +7,10 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use membership::budget::{in_the_way, min_available, others, warning};
-use membership::names::{TARGET, Target};
-use membership::next_step::Step;
-use membership::observed::Observed;
+use membership::decide::budget::{in_the_way, min_available, others, warning};
+use membership::decide::next_step::Step;
+use membership::know::names::{TARGET, Target};
+use membership::know::observed::Observed;
 use serde_json::{Value, json};
 use tracing::info;
 

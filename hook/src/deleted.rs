@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use kube::api::ListParams;
-use membership::deleted::{Release, refusal};
+use membership::decide::deleted::{Release, refusal};
 use tokio::time::Instant;
 
 use crate::objects::{Objects, patiently};

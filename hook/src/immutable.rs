@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::PersistentVolumeClaimSpec;
-use membership::names::Target;
+use membership::know::names::Target;
 
 /// Where the chart asks for another value than the live one, each in words.
 #[must_use]

@@ -11,7 +11,7 @@ use k8s_openapi::api::rbac::v1::Role;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, Preconditions};
 use kube::{Api, Client, Config, Resource};
-use membership::names::Target;
+use membership::know::names::Target;
 use tokio::time::Instant;
 
 /// Every request is bounded: the client has no limit of its own for an answer.

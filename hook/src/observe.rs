@@ -7,12 +7,12 @@ use anyhow::Context;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::ListParams;
-use membership::names::{MOST_MEMBERS, Ordinal, RECORD, Target};
-use membership::observed::{Observed, Pod, Volume};
-use membership::patch::statefulset::{override_of, rollout, room};
-use membership::record::{Id, Record, State};
-use membership::start;
-use membership::volume::{OnScaleDown, VolumePlan};
+use membership::know::names::{MOST_MEMBERS, Ordinal, RECORD, Target};
+use membership::know::observed::{Observed, Pod, Volume};
+use membership::know::record::{Id, Record, State};
+use membership::know::start;
+use membership::write::statefulset::{override_of, rollout, room};
+use membership::write::volume::{OnScaleDown, VolumePlan};
 use tokio::time::Instant;
 
 use crate::lease::Lease;
@@ -203,7 +203,7 @@ pub async fn pods(
     objects: &Objects,
     target: &Target,
     statefulset: &StatefulSet,
-) -> anyhow::Result<BTreeMap<Ordinal, membership::observed::Pod>> {
+) -> anyhow::Result<BTreeMap<Ordinal, membership::know::observed::Pod>> {
     let selector = statefulset.spec.as_ref().and_then(|spec| spec.selector.match_labels.clone()).unwrap_or_default();
     let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let listed = objects.pods.list(&ListParams::default().labels(&labels.join(","))).await;

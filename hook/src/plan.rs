@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use kube::api::ListParams;
-use membership::guard::{self, Change, Decision, Request, Seen};
-use membership::names::{MOST_MEMBERS, Target};
-use membership::observed::agreed;
-use membership::outline::{self, Scale};
-use membership::patch::statefulset;
-use membership::start;
-use membership::volume::OnScaleDown;
+use membership::decide::guard::{self, Change, Decision, Request, Seen};
+use membership::decide::outline::{self, Scale};
+use membership::know::names::{MOST_MEMBERS, Target};
+use membership::know::observed::agreed;
+use membership::know::start;
+use membership::write::statefulset;
+use membership::write::volume::OnScaleDown;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
@@ -108,7 +108,7 @@ async fn look(mut target: Target, asked: Asked, end: Instant) -> anyhow::Result<
     let told = || answers.values().filter_map(|answered| answered.as_ref().ok());
     let leader = agreed(&target, &answers, recorded.as_ref()).ok().and_then(|agreed| agreed.leader);
     let scale = Scale {
-        from: recorded.as_ref().map_or(from, membership::record::Record::count),
+        from: recorded.as_ref().map_or(from, membership::know::record::Record::count),
         to,
         version: told().filter_map(|answer| answer.version.parse().ok()).min(),
         leader: answers.iter().find_map(|(&ordinal, answered)| {
@@ -144,7 +144,7 @@ async fn budget(objects: &Objects, target: &Target, statefulset: &Value, members
     };
     let all: Vec<Value> = listed.iter().filter_map(|it| serde_json::to_value(it).ok()).collect();
     let members = usize::try_from(members).unwrap_or(usize::MAX);
-    membership::budget::warning(target, &membership::budget::others(&all, statefulset, None), members)
+    membership::decide::budget::warning(target, &membership::decide::budget::others(&all, statefulset, None), members)
 }
 
 impl Answer {

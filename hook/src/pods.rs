@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
-use membership::bootstrap;
-use membership::names::{
+use membership::decide::bootstrap;
+use membership::know::names::{
     ADMIT, ADMIT_COMMAND, INITIAL_CLUSTER, INITIAL_CLUSTER_STATE, LOOK, Ordinal, PERMISSION, PERMISSION_DIR, SET_ASIDE,
     TURN, Target,
 };
-use membership::observed::{self, Trouble};
-use membership::record::Permission;
+use membership::know::observed::{self, Trouble};
+use membership::know::record::Permission;
 
 /// Reasons of a waiting container that no waiting will mend. The kubelet calls it
 /// ImagePullBackOff only after a second failed pull.

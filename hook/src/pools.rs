@@ -4,7 +4,7 @@ use anyhow::Context;
 use kube::api::{DynamicObject, ListParams};
 use kube::error::DiscoveryError;
 use kube::{Api, Client, discovery};
-use membership::pools::{Pool, unwell};
+use membership::know::pools::{Pool, unwell};
 use serde_json::{Value, json};
 use tracing::info;
 

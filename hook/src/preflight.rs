@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
-use membership::deleted::Release;
-use membership::guard::reset::OnReset;
-use membership::names::{MOST_MEMBERS, Ordinal, Target};
-use membership::patch::{ownership, statefulset};
+use membership::decide::deleted::Release;
+use membership::decide::guard::reset::OnReset;
+use membership::know::names::{MOST_MEMBERS, Ordinal, Target};
+use membership::write::{ownership, statefulset};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -280,7 +280,7 @@ async fn lasting_sickness(target: &Target, count: u32, end: Instant) -> Option<(
     }
 }
 
-fn sick(target: &Target, ordinal: Ordinal, answered: &membership::observed::Answered) -> Option<String> {
+fn sick(target: &Target, ordinal: Ordinal, answered: &membership::know::observed::Answered) -> Option<String> {
     let pod = target.pod(ordinal);
     match answered {
         Err(why) => Some(format!("{pod} does not answer ({why})")),

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::DeleteParams;
-use membership::names::Ordinal;
-use membership::next_step;
-use membership::observed::Observed;
-use membership::replace::{self, Asked, Left, Step};
-use membership::volume::VolumePlan;
+use membership::decide::next_step;
+use membership::decide::replace::{self, Asked, Left, Step};
+use membership::know::names::Ordinal;
+use membership::know::observed::Observed;
+use membership::write::volume::VolumePlan;
 use tokio::time::Instant;
 use tracing::info;
 

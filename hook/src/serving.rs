@@ -11,8 +11,8 @@ use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::api::{DeleteParams, PostParams};
-use membership::names::{TARGET, Target};
-use membership::serving::{GROUP, RESOURCE, VERB};
+use membership::know::names::{TARGET, Target};
+use membership::write::serving::{GROUP, RESOURCE, VERB};
 
 use crate::objects::Objects;
 

@@ -15,8 +15,8 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::Api;
 use kube::api::ListParams;
-use membership::names::{MOST_MEMBERS, Ordinal, TARGET, Target};
-use membership::observed::agreed;
+use membership::know::names::{MOST_MEMBERS, Ordinal, TARGET, Target};
+use membership::know::observed::agreed;
 use tokio::time::{Instant, timeout_at};
 
 use crate::args::Output;

@@ -9,7 +9,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::api::{Api, DeleteParams, Preconditions, PropagationPolicy};
-use membership::names::{MOST_MEMBERS, RECORD, Target};
+use membership::know::names::{MOST_MEMBERS, RECORD, Target};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tracing::info;

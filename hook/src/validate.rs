@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use etcd::{Limits, Verdict};
-use membership::names::{MOST_MEMBERS, Ordinal, Target};
-use membership::observed::{Answered, agreed};
-use membership::record::Record;
+use membership::know::names::{MOST_MEMBERS, Ordinal, Target};
+use membership::know::observed::{Answered, agreed};
+use membership::know::record::Record;
 use tokio::time::{Instant, timeout_at};
 
 use crate::args::Output;
@@ -130,8 +130,8 @@ fn all_heard(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use membership::observed::{self, ListedMember};
-    use membership::record::Id;
+    use membership::know::observed::{self, ListedMember};
+    use membership::know::record::Id;
     use membership::world::puls8;
 
     fn listed(id: u64, learner: bool) -> ListedMember {

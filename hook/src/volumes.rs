@@ -6,9 +6,9 @@ use anyhow::Context;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Patch, PatchParams, PostParams};
-use membership::names::{Ordinal, Target};
-use membership::observed::Volume;
-use membership::volume::{VolumePlan, is_pinned_to, is_provisioned, is_stale, pinned_to};
+use membership::know::names::{Ordinal, Target};
+use membership::know::observed::Volume;
+use membership::write::volume::{VolumePlan, is_pinned_to, is_provisioned, is_stale, pinned_to};
 use serde_json::{Value, json};
 
 use crate::objects::{Objects, this_one};

@@ -8,13 +8,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::guard::condition::Room;
-use crate::names::{Ordinal, Target};
-use crate::next_step::{Limits, Step, did_not_join, next_step, out_of_time};
-use crate::observed::{Answer, Database, ListedMember, Observed, Pod, Trouble, Volume};
-use crate::quorum::quorum;
-use crate::record::{Id, Record, State};
-use crate::volume::{OnScaleDown, VolumePlan};
+use crate::decide::guard::condition::Room;
+use crate::decide::next_step::{Limits, Step, did_not_join, next_step, out_of_time};
+use crate::know::names::{Ordinal, Target};
+use crate::know::observed::{Answer, Database, ListedMember, Observed, Pod, Trouble, Volume};
+use crate::know::quorum::quorum;
+use crate::know::record::{Id, Record, State};
+use crate::write::volume::{OnScaleDown, VolumePlan};
 
 mod apply;
 pub mod fault;

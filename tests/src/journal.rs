@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use jiff::Timestamp;
-use membership::record::Id;
+use membership::know::record::Id;
 
 /// The file of all reads.
 pub const READS: &str = "reads.log";

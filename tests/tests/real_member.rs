@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use etcd::{CallError, DataDir, Member, Refusal, identify};
-use membership::record::Id;
-use membership::version::JoinAs;
+use membership::know::record::Id;
+use membership::know::version::JoinAs;
 use tests::fill::rewrite;
 use tests::one_etcd::free_url;
 
@@ -63,7 +63,7 @@ fn run_as(state: &str, name: &str, peer: &str, initial_cluster: &str, url: &str,
     Etcd { process: Some(process), url: url.to_owned(), peer: peer.to_owned(), dir }
 }
 
-async fn serving(etcd: &Etcd) -> membership::observed::Answer {
+async fn serving(etcd: &Etcd) -> membership::know::observed::Answer {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let member = Member::at(&etcd.url, Duration::from_secs(2)).await.unwrap();

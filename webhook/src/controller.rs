@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use membership::names::CONTROLLER;
-use membership::patch::statefulset;
+use membership::know::names::CONTROLLER;
+use membership::write::statefulset;
 use serde_json::json;
 use tokio::sync::watch;
 use tracing::{info, warn};

@@ -8,7 +8,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
-use membership::names::Target;
+use membership::know::names::Target;
 use sha2::{Digest, Sha256};
 use tracing::warn;
 

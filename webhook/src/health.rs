@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use membership::guard::Seen;
-use membership::names::Ordinal;
-use membership::observed::Answered;
-use membership::patch::statefulset;
+use membership::decide::guard::Seen;
+use membership::know::names::Ordinal;
+use membership::know::observed::Answered;
+use membership::write::statefulset;
 use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{debug, info};
 
 use crate::cluster::{Cluster, Live};
 
-/// How often the members are asked. Well within [`membership::guard::MAX_AGE`], so that one slow
+/// How often the members are asked. Well within [`membership::decide::guard::MAX_AGE`], so that one slow
 /// round does not make the health unknown.
 const EVERY: Duration = Duration::from_secs(2);
 /// How long a member may take.
@@ -118,7 +118,7 @@ fn ordinals(object: &Value) -> std::ops::Range<Ordinal> {
     let recorded =
         statefulset::record(object).and_then(Result::ok).and_then(|record| record.members.keys().last().copied());
     let recorded = recorded.map_or(0, |last| last + 1);
-    0..recorded.max(statefulset::replicas(object)).min(membership::names::MOST_MEMBERS)
+    0..recorded.max(statefulset::replicas(object)).min(membership::know::names::MOST_MEMBERS)
 }
 
 /// Who answered in the round before and not in this one. They are asked once more: on a busy machine an answer is late

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use membership::guard::disruption::{Going, Leave, Pod};
-use membership::names::Ordinal;
-use membership::patch::statefulset;
+use membership::decide::guard::disruption::{Going, Leave, Pod};
+use membership::know::names::Ordinal;
+use membership::write::statefulset;
 use tokio::sync::watch;
 
 use crate::cluster::{Cluster, Live};

@@ -19,10 +19,10 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::PostParams;
 use kube::runtime::watcher;
 use kube::{Api, Client};
-use membership::names::{TARGET, Target};
-use membership::patch::{annotation, ownership, statefulset};
-use membership::record::State;
-use membership::volume::VolumePlan;
+use membership::know::names::{TARGET, Target};
+use membership::know::record::State;
+use membership::write::volume::VolumePlan;
+use membership::write::{annotation, ownership, statefulset};
 use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -289,7 +289,7 @@ fn need(object: &Value, token_gone: bool) -> Option<Need> {
         return None;
     }
     let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-    let recorded_for = annotation(object, membership::names::RECORDED_FOR);
+    let recorded_for = annotation(object, membership::know::names::RECORDED_FOR);
     let verified = match statefulset::record(object) {
         None => false,
         // Nothing that a Job of this version could do about it.
@@ -302,9 +302,9 @@ fn need(object: &Value, token_gone: bool) -> Option<Need> {
     if verified && !token_gone {
         return None;
     }
-    let record = annotation(object, membership::names::RECORD);
+    let record = annotation(object, membership::know::names::RECORD);
     // A person's word about what is kept, which only matters before there is a record.
-    let word = annotation(object, membership::names::BOOTSTRAP).filter(|_| record.is_none()).unwrap_or_default();
+    let word = annotation(object, membership::know::names::BOOTSTRAP).filter(|_| record.is_none()).unwrap_or_default();
     let gone = if verified { "no token" } else { word };
     let run = hash(&[&uid, &desired.to_string(), record.unwrap_or_default(), gone]);
     let generation = object["metadata"]["generation"].as_u64().unwrap_or(0);

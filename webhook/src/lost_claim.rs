@@ -1,4 +1,4 @@
-//! Reads what a pod that waits for a volume waits for; [`membership::lost_claim`] judges it.
+//! Reads what a pod that waits for a volume waits for; [`membership::decide::lost_claim`] judges it.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Api, Client};
-use membership::lost_claim::{Found, Seen, judge};
-use membership::names::{Ordinal, Target};
-use membership::patch::statefulset::claims;
-use membership::volume::VolumePlan;
+use membership::decide::lost_claim::{Found, Seen, judge};
+use membership::know::names::{Ordinal, Target};
+use membership::write::statefulset::claims;
+use membership::write::volume::VolumePlan;
 use serde_json::Value;
 
 /// The members' pods, their claims and volumes.

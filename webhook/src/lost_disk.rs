@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use membership::lost_claim::Found;
-use membership::names::Ordinal;
-use membership::patch::statefulset;
-use membership::record::State;
+use membership::decide::lost_claim::Found;
+use membership::know::names::Ordinal;
+use membership::know::record::State;
+use membership::write::statefulset;
 use tokio::sync::watch;
 use tracing::{info, warn};
 

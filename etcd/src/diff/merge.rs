@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use membership::names::Ordinal;
+use membership::know::names::Ordinal;
 use ring::digest::{SHA256, digest};
 
 use super::page::Through;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use membership::record::{Record, State};
+use membership::know::record::{Record, State};
 use tracing::info;
 
 use super::Failpoint;
@@ -95,7 +95,7 @@ fn change(before: Option<&Record>, after: &Record) -> Option<Change> {
 
 #[cfg(test)]
 mod tests {
-    use membership::record::Id;
+    use membership::know::record::Id;
 
     use super::*;
 

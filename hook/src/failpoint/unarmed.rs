@@ -2,7 +2,7 @@
 
 use std::future::{Ready, ready};
 
-use membership::record::Record;
+use membership::know::record::Record;
 
 use super::Failpoint;
 use crate::lease::Lease;

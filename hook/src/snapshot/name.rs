@@ -11,8 +11,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use membership::names::Target;
-use membership::record::Id;
+use membership::know::names::Target;
+use membership::know::record::Id;
 
 const TIME: &str = "%Y%m%dT%H%M%S.%3fZ";
 /// How far another machine's clock may be ahead; what is later still is not known to be recent.

@@ -128,7 +128,7 @@ impl Printed {
 mod tests {
     use super::*;
     use etcd::Revisions;
-    use membership::record::Id;
+    use membership::know::record::Id;
 
     /// The SHA-256 of 512 zeros, out of a file that has it behind them.
     fn sha256() -> Sha256 {

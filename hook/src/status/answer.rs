@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use etcd::Status;
 use jiff::Timestamp;
-use membership::names::{Ordinal, Target};
-use membership::observed::Agreed;
-use membership::record::{Id, Record, State};
-use membership::size::size;
+use membership::know::names::{Ordinal, Target};
+use membership::know::observed::Agreed;
+use membership::know::record::{Id, Record, State};
+use membership::know::size::size;
 use serde::Serialize;
 
 use crate::table::{known, table};

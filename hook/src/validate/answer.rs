@@ -2,9 +2,9 @@
 //! (docs/commands.md).
 
 use etcd::{Diff, Difference, Held, Keys, Kind, Verdict as Hashes};
-use membership::names::{Ordinal, Target};
-use membership::record::Id;
-use membership::summary::Status;
+use membership::know::names::{Ordinal, Target};
+use membership::know::record::Id;
+use membership::know::summary::Status;
 use serde::Serialize;
 
 use crate::table::{known, table};

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{LATE, Sim, World};
-use crate::names::Ordinal;
-use crate::next_step::Step;
-use crate::observed::Pod;
-use crate::quorum::quorum;
-use crate::record::State;
-use crate::version::JoinAs;
+use crate::decide::next_step::Step;
+use crate::know::names::Ordinal;
+use crate::know::observed::Pod;
+use crate::know::quorum::quorum;
+use crate::know::record::State;
+use crate::know::version::JoinAs;
 
 /// The end of the checks when this does not hold.
 macro_rules! promise {

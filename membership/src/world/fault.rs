@@ -1,7 +1,7 @@
 //! What can happen to a small world, and how it is mended.
 
 use super::{LATE, World, trouble};
-use crate::names::Ordinal;
+use crate::know::names::Ordinal;
 
 /// Something that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +132,7 @@ impl World {
     }
 
     fn wait_is_over(&mut self) {
-        self.over = Some(crate::next_step::out_of_time(&self.observe(), None));
+        self.over = Some(crate::decide::next_step::out_of_time(&self.observe(), None));
     }
 
     /// Somebody changes `spec.replicas`.

@@ -3,8 +3,8 @@
 
 use super::fault::Fault;
 use super::{End, MOST_STEPS, Tick, World, label, settled_volume};
-use crate::names::{MOST_MEMBERS, Ordinal};
-use crate::next_step::Step;
+use crate::decide::next_step::Step;
+use crate::know::names::{MOST_MEMBERS, Ordinal};
 
 /// When something happens.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use membership::record::Id;
+use membership::know::record::Id;
 use serde_json::Value;
 
 use super::audit::time;

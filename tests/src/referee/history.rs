@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::Timestamp;
-use membership::record::Id;
+use membership::know::record::Id;
 use serde_json::Value;
 
 use crate::journal::{Answer, Call};

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::Timestamp;
-use membership::quorum::quorum;
-use membership::record::Id;
+use membership::know::quorum::quorum;
+use membership::know::record::Id;
 use serde_json::Value;
 
 use super::history::{

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use etcd::{Fields, Records};
-use membership::record::Id;
+use membership::know::record::Id;
 use serde_json::Value;
 
 use super::history::{Entry, Log, Micros, What};

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use membership::quorum::quorum;
+use membership::know::quorum::quorum;
 use tests::cluster::{is_bed, nodes};
 use tests::faults::{own_name, put_back, take_off};
 use tests::members::Member;

@@ -5,7 +5,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use membership::names::{MOST_MEMBERS, Ordinal, Target};
+use membership::know::names::{MOST_MEMBERS, Ordinal, Target};
 
 /// Says to the test that it is in there.
 const INSIDE: &str = "ETCD_SCALER_LOOPBACK";

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use etcd_client::{Client, Compare, CompareOp, MemberAddOptions, Txn, TxnOp};
-use membership::record::Id;
+use membership::know::record::Id;
 use tests::one_etcd::{OneEtcd, free_url};
 use tests::process::until;
 use tests::referee::history::{MemberList, What};

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use membership::names::{ADMIT, JOINER, Ordinal, PERMISSION_DIR, RECORD, Target};
-use membership::observed;
-use membership::patch::pod;
-use membership::record::{Permission, Record};
+use membership::know::names::{ADMIT, JOINER, Ordinal, PERMISSION_DIR, RECORD, Target};
+use membership::know::observed;
+use membership::know::record::{Permission, Record};
 use membership::world::World;
+use membership::write::pod;
 use serde_json::{Value, json};
 
 use crate::loopback::address;

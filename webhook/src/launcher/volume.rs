@@ -8,10 +8,10 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use membership::names::{Ordinal, Target};
-use membership::patch::statefulset;
-use membership::record::State;
-use membership::volume::{VolumePlan, is_provisioned};
+use membership::know::names::{Ordinal, Target};
+use membership::know::record::State;
+use membership::write::statefulset;
+use membership::write::volume::{VolumePlan, is_provisioned};
 use serde_json::Value;
 use tokio::time::Instant;
 

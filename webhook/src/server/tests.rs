@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use axum::body::{Body, to_bytes};
-use membership::guard::reset::OnReset;
-use membership::observed::{Answer, Answered, ListedMember};
-use membership::record::{Id, Record, State as Recorded};
+use membership::decide::guard::reset::OnReset;
+use membership::know::observed::{Answer, Answered, ListedMember};
+use membership::know::record::{Id, Record, State as Recorded};
 use membership::world::template;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -49,7 +49,7 @@ fn answers() -> BTreeMap<u32, Answered> {
         applied_index: 1,
         errors: Vec::new(),
         alarms: Vec::new(),
-        db: membership::observed::Database::default(),
+        db: membership::know::observed::Database::default(),
         list: Some(list.clone()),
     };
     (0..3).map(|o| (o, Ok(answer(o)))).collect()
@@ -60,7 +60,7 @@ fn statefulset() -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet",
         "metadata": { "name": "puls8-etcd", "namespace": "puls8", "uid": "sts-uid", "annotations": {
-            "etcd-scaler.io/record": record.annotation(), "etcd-scaler.io/controller": membership::names::CONTROLLERS[0],
+            "etcd-scaler.io/record": record.annotation(), "etcd-scaler.io/controller": membership::know::names::CONTROLLERS[0],
         } },
         "spec": {
             "replicas": 3, "serviceName": "puls8-etcd-headless", "volumeClaimTemplates": template::claims(),

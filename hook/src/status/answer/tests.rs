@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::documented::documented;
-use membership::observed::{Database, ListedMember};
+use membership::know::observed::{Database, ListedMember};
 use membership::world::puls8;
 
 /// A cluster with everything that a status can show.

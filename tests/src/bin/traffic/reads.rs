@@ -11,7 +11,7 @@ use futures::StreamExt;
 use futures::future::LocalBoxFuture;
 use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
-use membership::record::Id;
+use membership::know::record::Id;
 use tests::journal::{Answer, Call, Journal, SERVICE};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};

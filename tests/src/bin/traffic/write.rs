@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use membership::record::Id;
+use membership::know::record::Id;
 use tests::journal::Journal;
 
 use crate::keys::{key, value};

@@ -11,7 +11,7 @@ use tests::release::{Release, now};
 
 /// For a Job to be scheduled, to compare and to end.
 pub const ENDS: Duration = Duration::from_secs(120);
-/// What the webhook saw counts for so long (`membership::guard::MAX_AGE`).
+/// What the webhook saw counts for so long (`membership::decide::guard::MAX_AGE`).
 pub const COUNTS: Duration = Duration::from_secs(10);
 /// For each replica to see what is so; on a busy machine the next answer takes a while.
 pub const SEEN: Duration = Duration::from_secs(90);

@@ -20,7 +20,7 @@ use crate::said::said;
 
 type Result = anyhow::Result<()>;
 
-/// Twice what makes a member one that is behind (`membership::guard::condition::MOST_APART`): it catches up while it is
+/// Twice what makes a member one that is behind (`membership::decide::guard::condition::MOST_APART`): it catches up while it is
 /// looked at.
 const APART: usize = 20_000;
 /// Of the load's kind, of a client that the load does not have: to the referee, a client's.

@@ -1,0 +1,59 @@
+//! A release that sets the count again which somebody has changed since with `kubectl scale`.
+//!
+//! Helm merges its own old and new count and asks nobody: what looks like an upgrade of something else
+//! would remove members. Helm 4 says "conflict" and nothing of a way out (facts-kubernetes K3).
+
+use std::str::FromStr;
+
+use crate::know::names::Target;
+
+/// What becomes of a count that was set through `statefulsets/scale` when the release has another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnReset {
+    /// The upgrade is refused.
+    #[default]
+    Refuse,
+    /// The live count stays.
+    Keep,
+    /// The release's count is what is wanted now.
+    Follow,
+}
+
+impl FromStr for OnReset {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "refuse" => Ok(Self::Refuse),
+            "keep" => Ok(Self::Keep),
+            "follow" => Ok(Self::Follow),
+            other => Err(format!("{other:?} is none of refuse, keep and follow")),
+        }
+    }
+}
+
+/// The sentence with which it is refused.
+#[must_use]
+pub fn refusal(target: &Target, live: u32, asked: u32) -> String {
+    format!(
+        "setting {target} from {live} to {asked} is refused: its {live} replicas were set with kubectl scale, and the release still has {asked}. That would undo what somebody asked for. Give the release the live count: helm upgrade --set etcd.replicaCount={live}. Or decide with the value onReset: --set onReset=follow has the {asked} win, onReset=keep keeps the {live}."
+    )
+}
+
+/// What is said where the live count is kept.
+#[must_use]
+pub fn kept(live: u32, asked: u32) -> String {
+    format!("the {live} replicas that were set with kubectl scale are kept, the release has {asked} (onReset=keep)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::know::names::tests::puls8;
+
+    #[test]
+    fn both_numbers_and_the_way_out_are_named() {
+        insta::assert_snapshot!(refusal(&puls8(), 5, 3), @"setting StatefulSet puls8/puls8-etcd from 5 to 3 is refused: its 5 replicas were set with kubectl scale, and the release still has 3. That would undo what somebody asked for. Give the release the live count: helm upgrade --set etcd.replicaCount=5. Or decide with the value onReset: --set onReset=follow has the 3 win, onReset=keep keeps the 5.");
+        insta::assert_snapshot!("later".parse::<OnReset>().unwrap_err(), @r#""later" is none of refuse, keep and follow"#);
+        assert_eq!("keep".parse(), Ok(OnReset::Keep));
+    }
+}

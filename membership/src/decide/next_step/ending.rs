@@ -1,0 +1,69 @@
+//! How a run ends that could not get on: in one sentence, with the way out.
+
+use crate::know::names::Ordinal;
+use crate::know::observed::Observed;
+use crate::know::record::State;
+
+/// The deadline has passed; what was waited for, if anything was.
+#[must_use]
+pub fn out_of_time(seen: &Observed, waited_for: Option<&str>) -> String {
+    let longer = "raise hook.deadlineSeconds (and helm --timeout above it)";
+    let Some(what) = waited_for else {
+        return format!("the deadline passed; {longer}, then upgrade again");
+    };
+    // Some waits are for a person and say already what is to be done.
+    if what.contains("upgrade again") {
+        return format!("the deadline passed while waiting for {what}");
+    }
+    let namespace = &seen.target.namespace;
+    // In a gap the count before is no way out; up to the gap it is, where the count is lower still: it
+    // brings back the pods of members that are listed.
+    let record = seen.record.as_ref().or(seen.copy.as_ref());
+    let back = record.map_or(0, |record| match record.gap() {
+        None => record.count(),
+        Some(gap) if gap > seen.desired => gap,
+        Some(_) => 0,
+    });
+    let back = match back {
+        0 => String::new(),
+        same if same == seen.desired => String::new(),
+        back => format!(", or go back with --set etcd.replicaCount={back}"),
+    };
+    format!(
+        "the deadline passed while waiting for {what}. See what keeps it (kubectl describe pods -n {namespace}) and repair that, or {longer} if it only takes longer; then upgrade again{back}"
+    )
+}
+
+/// Pods of members that are not made again because fewer are wanted, and the way back to them.
+pub(super) fn not_made(seen: &Observed) -> Option<String> {
+    let Observed { target, desired, .. } = seen;
+    let record = seen.record.as_ref()?;
+    let above = record.members.iter().filter(|(ordinal, it)| *ordinal >= desired && it.state == State::Member);
+    let gone: Vec<String> =
+        above.filter(|(ordinal, _)| !seen.pods.contains_key(ordinal)).map(|(&o, _)| target.pod(o)).collect();
+    let count = record.count();
+    (!gone.is_empty()).then(|| {
+        format!(
+            "; {} voted and had no chance to leave, and nobody makes such a pod again while {desired} replicas are wanted. Going back to {count} does, and nothing is lost: kubectl scale -n {} statefulset/{} --replicas={count}",
+            gone.join(", "), target.namespace, target.statefulset
+        )
+    })
+}
+
+/// A newcomer was taken out of the member list again; why.
+#[must_use]
+pub fn did_not_join(seen: &Observed, ordinal: Ordinal, why: &str) -> String {
+    let pod = seen.target.pod(ordinal);
+    let back = or_go_back(seen, ordinal);
+    format!(
+        "{pod} did not join: {why}. It was removed from etcd again, the member list is as before. Repair it (kubectl describe pod {pod}) and upgrade again{back}"
+    )
+}
+
+/// Where a join fails: that the count before it is the other way out. In a gap it is none.
+pub(super) fn or_go_back(seen: &Observed, ordinal: Ordinal) -> String {
+    if seen.record.iter().any(|record| record.count() > ordinal) {
+        return String::new();
+    }
+    format!(", or go back with --set etcd.replicaCount={ordinal}")
+}

@@ -1,0 +1,120 @@
+//! What is written into the objects, as RFC 6902 patches.
+//!
+//! The objects are the API server's own JSON, untyped, so that a field which this program does not
+//! know is never lost. A patch sets single fields and never rewrites a list (facts-kubernetes H).
+
+pub mod carried;
+mod env;
+mod own;
+pub mod ownership;
+pub mod pod;
+pub mod serving;
+pub mod statefulset;
+pub mod volume;
+
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation};
+use serde_json::{Map, Value};
+
+/// A patch in the making: the object as it stands after the operations so far, and the operations.
+///
+/// An edit that would change nothing adds no operation; that alone makes every patch idempotent.
+struct Edit {
+    object: Value,
+    operations: Vec<PatchOperation>,
+}
+
+impl Edit {
+    fn new(object: &Value) -> Self {
+        Self { object: object.clone(), operations: Vec::new() }
+    }
+
+    /// The value at a path; `null` counts as absent, as it does for the API server.
+    fn get(&self, path: &[&str]) -> Option<&Value> {
+        get(&self.object, path)
+    }
+
+    /// Sets the value at a path, making the objects on the way that are missing.
+    fn set(&mut self, path: &[&str], value: Value) {
+        if self.get(path) == Some(&value) {
+            return;
+        }
+        // The deepest part that exists gets the rest as one operation.
+        let mut depth = path.len() - 1;
+        while depth > 0 && self.get(&path[..depth]).is_none() {
+            depth -= 1;
+        }
+        let value = path[depth + 1..]
+            .iter()
+            .rev()
+            .fold(value, |inner, &key| Value::Object(Map::from_iter([(key.to_owned(), inner)])));
+        self.apply(PatchOperation::Add(AddOperation { path: pointer(&path[..=depth]), value }));
+    }
+
+    /// Appends to the list at a path, making it if it is missing.
+    fn push(&mut self, path: &[&str], value: Value) {
+        if self.get(path).is_none() {
+            return self.set(path, Value::Array(vec![value]));
+        }
+        let path = pointer(&[path, &["-"]].concat());
+        self.apply(PatchOperation::Add(AddOperation { path, value }));
+    }
+
+    /// Puts a value before the entry at a path whose last part is an index.
+    fn insert(&mut self, path: &[&str], value: Value) {
+        self.apply(PatchOperation::Add(AddOperation { path: pointer(path), value }));
+    }
+
+    /// Removes what is at a path, if anything is.
+    fn remove(&mut self, path: &[&str]) {
+        if self.get(path).is_some() {
+            self.apply(PatchOperation::Remove(RemoveOperation { path: pointer(path) }));
+        }
+    }
+
+    /// An operation counts only when it applies: on an object of another shape than the API
+    /// server's schema allows, nothing is written rather than something wrong.
+    fn apply(&mut self, operation: PatchOperation) {
+        if json_patch::patch(&mut self.object, std::slice::from_ref(&operation)).is_ok() {
+            self.operations.push(operation);
+        }
+    }
+
+    fn finish(self) -> Patch {
+        Patch(self.operations)
+    }
+}
+
+fn pointer(path: &[&str]) -> PointerBuf {
+    PointerBuf::from_tokens(path.iter().copied())
+}
+
+/// The value at a path of an object; `null` counts as absent.
+pub(crate) fn get<'a>(object: &'a Value, path: &[&str]) -> Option<&'a Value> {
+    let found = path.iter().try_fold(object, |value, key| match value {
+        Value::Array(list) => list.get(key.parse::<usize>().ok()?),
+        other => other.get(key),
+    });
+    found.filter(|value| !value.is_null())
+}
+
+/// A text at a path of an object.
+pub(crate) fn text<'a>(object: &'a Value, path: &[&str]) -> Option<&'a str> {
+    get(object, path)?.as_str()
+}
+
+/// The list at a path of an object, empty where it is absent.
+pub(crate) fn list<'a>(object: &'a Value, path: &[&str]) -> &'a [Value] {
+    get(object, path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// The index of the entry of that name in a list of named things.
+pub(crate) fn named(list: &[Value], name: &str) -> Option<usize> {
+    list.iter().position(|entry| text(entry, &["name"]) == Some(name))
+}
+
+/// The value of an annotation.
+#[must_use]
+pub fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    text(object, &["metadata", "annotations", key])
+}

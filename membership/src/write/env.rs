@@ -1,0 +1,154 @@
+//! The environment of the etcd container: what is managed in it.
+
+use serde_json::{Map, Value, json};
+
+use super::{Edit, list, named, text};
+use crate::know::names;
+
+/// Every member's name and peer URL. etcd reads it only when it first starts on a directory.
+pub(super) const INITIAL_CLUSTER: &str = "ETCD_INITIAL_CLUSTER";
+/// `new` or `existing`. etcd reads it only when it first starts on a directory.
+pub(super) const INITIAL_CLUSTER_STATE: &str = "ETCD_INITIAL_CLUSTER_STATE";
+/// What makes the cluster's ID another one than that of an earlier cluster of the same names.
+pub(super) const INITIAL_CLUSTER_TOKEN: &str = "ETCD_INITIAL_CLUSTER_TOKEN";
+/// One more in a template's initial cluster, at a name that nobody has (RFC 6761: `.invalid` never resolves): with it
+/// the list is never that of a live cluster, so etcd refuses to start on an empty directory ("member count is unequal").
+/// On a directory with data etcd does not read the list (run: `all::lost_disk`).
+pub(super) const NO_START_WITHOUT_DATA: &str =
+    "no-start-without-data=http://a-member-that-lost-its-disk-must-not-start-empty.invalid:2380";
+/// The limit of the database, in bytes.
+const QUOTA: &str = "ETCD_QUOTA_BACKEND_BYTES";
+/// The same as an argument, which etcd prefers to the environment.
+const QUOTA_FLAG: &str = "--quota-backend-bytes";
+const MANAGED: [&str; 2] = [INITIAL_CLUSTER, INITIAL_CLUSTER_STATE];
+
+/// The index of the etcd container in a pod spec.
+pub(super) fn container(pod_spec: &Value, name: &str) -> Option<usize> {
+    named(list(pod_spec, &["containers"]), name)
+}
+
+/// A pod template with the managed environment taken out, and the annotations from which it may
+/// come: what is left differs only when something was changed that a roll-out is for.
+pub(super) fn without_managed(template: &Value, name: &str) -> Value {
+    let mut template = template.clone();
+    if let Some(Value::Object(metadata)) = template.get_mut("metadata") {
+        if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
+            annotations.retain(|key, _| key != names::INITIAL_CLUSTER && key != names::INITIAL_CLUSTER_STATE);
+        }
+        // No entries and no map are the same annotations.
+        if metadata.get("annotations").and_then(Value::as_object).is_none_or(Map::is_empty) {
+            metadata.remove("annotations");
+        }
+    }
+    let index = template.get("spec").and_then(|spec| container(spec, name));
+    let env = index.and_then(|index| template.pointer_mut(&format!("/spec/containers/{index}")));
+    if let Some(Value::Object(container)) = env {
+        if let Some(Value::Array(env)) = container.get_mut("env") {
+            env.retain(|entry| !MANAGED.iter().any(|name| text(entry, &["name"]) == Some(name)));
+        }
+        // No entries and no list are the same environment.
+        if container.get("env").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+            container.remove("env");
+        }
+    }
+    template
+}
+
+/// Sets an entry of a container's environment to a literal. Never leaves a second one of that
+/// name: server-side apply refuses those (facts-kubernetes G).
+pub(super) fn set(edit: &mut Edit, container: &[&str], name: &str, value: &str) {
+    let env = [container, &["env"]].concat();
+    let entries = edit.get(&env).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let found: Vec<String> = (0..entries.len())
+        .filter(|&index| text(&entries[index], &["name"]) == Some(name))
+        .map(|index| index.to_string())
+        .collect();
+    let literal = json!({ "name": name, "value": value });
+    let Some((first, doubles)) = found.split_first() else {
+        return edit.push(&env, literal);
+    };
+    // From the last one up, so that the indices before it stay right.
+    for double in doubles.iter().rev() {
+        edit.remove(&[&env[..], &[double.as_str()]].concat());
+    }
+    // The entry as a whole is replaced only where it is not a plain literal (valueFrom): a chart
+    // that sets the value owns the value alone.
+    let entry = [&env[..], &[first.as_str()]].concat();
+    let plain = edit.get(&[&entry[..], &["valueFrom"]].concat()).is_none();
+    if plain {
+        edit.set(&[&entry[..], &["value"]].concat(), Value::from(value));
+    } else {
+        edit.remove(&entry);
+        edit.insert(&entry, literal);
+    }
+}
+
+/// Whether a container has its cluster's token from this ConfigMap.
+pub(super) fn token_is_from(container: &Value, map: &str) -> bool {
+    let env = list(container, &["env"]);
+    let entry = named(env, INITIAL_CLUSTER_TOKEN).map(|index| &env[index]);
+    entry.and_then(|entry| text(entry, &["valueFrom", "configMapKeyRef", "name"])) == Some(map)
+}
+
+/// Lets etcd start also where the token's ConfigMap is gone: it has data, or joins, and reads no token.
+pub(super) fn start_without_token(edit: &mut Edit, container: &[&str], map: &str) {
+    let env = [container, &["env"]].concat();
+    let entries = edit.get(&env).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let Some(index) = named(entries, INITIAL_CLUSTER_TOKEN) else { return };
+    if text(&entries[index], &["valueFrom", "configMapKeyRef", "name"]) == Some(map) {
+        edit.set(&[&env[..], &[&index.to_string(), "valueFrom", "configMapKeyRef", "optional"]].concat(), true.into());
+    }
+}
+
+/// The initial cluster of a template that pods may be made from while no webhook is there to prepare them.
+pub(super) fn without_start_on_no_data(peers: &str) -> String {
+    format!("{peers},{NO_START_WITHOUT_DATA}")
+}
+
+/// The quota that a container sets; `None`: none that is written here.
+pub(super) fn quota(container: &Value) -> Option<u64> {
+    let words: Vec<&str> =
+        ["command", "args"].iter().flat_map(|key| list(container, &[key])).filter_map(Value::as_str).collect();
+    let flag = words.iter().enumerate().find_map(|(at, word)| match word.strip_prefix(QUOTA_FLAG)? {
+        "" => words.get(at + 1).copied(),
+        rest => rest.strip_prefix('='),
+    });
+    let env = list(container, &["env"]);
+    let entry = || named(env, QUOTA).and_then(|index| text(&env[index], &["value"]));
+    flag.or_else(entry)?.parse().ok()
+}
+
+/// The managed entries of a container's environment by name, `null` where there is none.
+pub(super) fn managed(container: &Value) -> Map<String, Value> {
+    let env = list(container, &["env"]);
+    let entry = |name: &str| named(env, name).map_or(Value::Null, |index| env[index].clone());
+    MANAGED.iter().map(|name| ((*name).to_owned(), entry(name))).collect()
+}
+
+/// Puts managed entries back as [`managed`] gave them.
+pub(super) fn restore(edit: &mut Edit, container: &[&str], own: &Map<String, Value>) {
+    let env = [container, &["env"]].concat();
+    for name in MANAGED {
+        let Some(entry) = own.get(name) else { continue };
+        let entries = edit.get(&env).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        match (named(entries, name).map(|index| index.to_string()), entry) {
+            (Some(index), Value::Null) => edit.remove(&[&env[..], &[&index]].concat()),
+            (Some(index), entry) => {
+                let place = [&env[..], &[&index]].concat();
+                if edit.get(&place) != Some(entry) {
+                    edit.remove(&place);
+                    edit.insert(&place, entry.clone());
+                }
+            }
+            (None, Value::Null) => {}
+            (None, entry) => edit.push(&env, entry.clone()),
+        }
+    }
+}
+
+/// Takes the managed entries away that stand in both templates alike: they came from us.
+pub(super) fn take_back(edit: &mut Edit, container: &[&str], before: &Map<String, Value>, now: &Map<String, Value>) {
+    let same = MANAGED.iter().filter(|name| before.get(**name).is_some_and(|entry| now.get(**name) == Some(entry)));
+    let taken: Map<String, Value> = same.map(|name| ((*name).to_owned(), Value::Null)).collect();
+    restore(edit, container, &taken);
+}

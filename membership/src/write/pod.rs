@@ -1,0 +1,258 @@
+//! A pod of the StatefulSet that is being created: what is written into it by its ordinal's state.
+//!
+//! What only we write is taken off every pod but a joiner's ([`own`]).
+//! `member`, `leaving`: ordinary; a plain etcd gets an initial cluster that names only itself, so that a lost
+//! disk refuses to start instead of coming back empty under a live ID. `bootstrapping`: as its chart made it.
+//! Without a record: the same, but where a new cluster begins by a person's word over an earlier one's data.
+//! Any other ordinal: a joiner, held by the init container `admit` until the Job permits it. One below which
+//! another has still to join is not scheduled before its turn: newcomers are scheduled in any order, and
+//! a later one could take, with its new volume, the only node that an earlier one's kept volume is on.
+
+use json_patch::Patch;
+use serde_json::{Value, json};
+
+use super::statefulset;
+use super::{Edit, env, get, list, named, own, text};
+use crate::know::names::{
+    ADMIT, ADMIT_COMMAND, ETCD_VERSION, JOINER, Ordinal, PERMISSION, PERMISSION_DIR, SET_ASIDE, TARGET, TURN, Target,
+    WAITS_FOR,
+};
+use crate::know::record::{Record, State};
+use crate::know::start::{self, BITNAMI_RUN, Start};
+
+/// The name of the volume in which `admit` reads the permission.
+pub(super) const PERMISSION_VOLUME: &str = "etcd-scaler-permission";
+/// The permission's file in that volume.
+const PERMISSION_FILE: &str = "permission";
+/// The file with the pod's own UID in that volume.
+const UID_FILE: &str = "uid";
+
+/// What is written into a pod that is being created, given the live StatefulSet.
+///
+/// # Errors
+/// The sentence with which a joiner is refused that could not be held safely. The pod of a member
+/// is never refused.
+pub fn patch(pod: &Value, statefulset: &Value, target: &Target, our_image: &str) -> Result<Patch, String> {
+    let untouched = Ok(Patch::default());
+    let Some(ordinal) = text(pod, &["metadata", "name"]).and_then(|name| target.ordinal_of(name)) else {
+        return untouched;
+    };
+    if !owned_by(pod, statefulset) {
+        return untouched;
+    }
+    if statefulset::record(statefulset).is_none() && statefulset::begins_anew(statefulset, target) {
+        return set_aside(pod, statefulset, ordinal, target, our_image);
+    }
+    // No record, or none that can be read: nothing is known, so nothing is held. The admission
+    // policy is the net under this: it denies an ordinal that it does not find in the record.
+    let Some(Ok(record)) = statefulset::record(statefulset) else {
+        return Ok(as_its_chart_made_it(pod));
+    };
+    match record.state(ordinal) {
+        Some(State::Member | State::Leaving) => Ok(member(pod, statefulset, ordinal, target)),
+        Some(State::Bootstrapping) => Ok(as_its_chart_made_it(pod)),
+        Some(State::Joining) | None => {
+            let start =
+                start::of_pod(pod, statefulset, target, ordinal).map_err(|why| refusal(target, ordinal, &why))?;
+            joiner(pod, ordinal, &record, target, &start, our_image).map_err(|why| refusal(target, ordinal, &why))
+        }
+    }
+}
+
+/// Whether a pod is this very StatefulSet's: not one that was deleted, nor a person's.
+#[must_use]
+pub fn owned_by(pod: &Value, statefulset: &Value) -> bool {
+    let uid = text(statefulset, &["metadata", "uid"]);
+    list(pod, &["metadata", "ownerReferences"])
+        .iter()
+        .any(|owner| text(owner, &["kind"]) == Some("StatefulSet") && text(owner, &["uid"]) == uid)
+}
+
+/// Whether the kubelet says that it is Ready.
+#[must_use]
+pub fn is_ready(pod: &Value) -> bool {
+    let is = |condition: &Value, field: &str, value: &str| text(condition, &[field]) == Some(value);
+    list(pod, &["status", "conditions"]).iter().any(|it| is(it, "type", "Ready") && is(it, "status", "True"))
+}
+
+fn as_its_chart_made_it(pod: &Value) -> Patch {
+    let mut edit = Edit::new(pod);
+    own::take_off(&mut edit, false);
+    edit.finish()
+}
+
+/// What is not understood is left as its chart made it. Images with start scripts read the environment at every
+/// start: theirs stays too.
+fn member(pod: &Value, statefulset: &Value, ordinal: Ordinal, target: &Target) -> Patch {
+    let mut edit = Edit::new(pod);
+    own::take_off(&mut edit, false);
+    let start = start::of_pod(pod, statefulset, target, ordinal);
+    if let Some(index) = container(pod, target).filter(|_| start.is_ok_and(|start| !start.scripts)) {
+        let path = ["spec", "containers", index.as_str()];
+        env::start_without_token(&mut edit, &path, &target.bootstrap());
+        set_env(&mut edit, &path, &target.initial_cluster([ordinal]));
+    }
+    edit.finish()
+}
+
+/// Before a new cluster begins by a person's word, what an earlier one left in the directory is set aside.
+fn set_aside(
+    pod: &Value,
+    statefulset: &Value,
+    ordinal: Ordinal,
+    target: &Target,
+    our_image: &str,
+) -> Result<Patch, String> {
+    let refuse = |why: String| {
+        format!("what an earlier cluster left to pod {} cannot be set aside for a new one: {why}", target.pod(ordinal))
+    };
+    let data_dir = start::of_pod(pod, statefulset, target, ordinal).map_err(|why| refuse(why.to_string()))?.data_dir;
+    let Some(index) = container(pod, target) else { return Ok(Patch::default()) };
+    let etcd = get(pod, &["spec", "containers", &index]).unwrap_or(&Value::Null);
+    let uid = text(statefulset, &["metadata", "uid"]).unwrap_or_default();
+    let mut edit = Edit::new(pod);
+    let init = with_limits_of(
+        etcd,
+        json!({
+            "name": SET_ASIDE,
+            "image": our_image,
+            "imagePullPolicy": "IfNotPresent",
+            "command": ["/hook", "set-aside", format!("--data-dir={data_dir}"), format!("--for={uid}")],
+            "volumeMounts": list(etcd, &["volumeMounts"]),
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        }),
+    );
+    append_init(&mut edit, init).map_err(&refuse)?;
+    Ok(edit.finish())
+}
+
+fn refusal(target: &Target, ordinal: Ordinal, why: &dyn std::fmt::Display) -> String {
+    let name = target.pod(ordinal);
+    format!("pod {name} is not yet a member of the etcd cluster and cannot be held until it may join: {why}")
+}
+
+fn joiner(
+    pod: &Value,
+    ordinal: Ordinal,
+    record: &Record,
+    target: &Target,
+    start: &Start,
+    our_image: &str,
+) -> Result<Patch, String> {
+    let name = target.pod(ordinal);
+    let Some(index) = container(pod, target) else { return Ok(Patch::default()) };
+    let path = ["spec", "containers", index.as_str()];
+    let etcd = get(pod, &path).unwrap_or(&Value::Null);
+    let mut edit = Edit::new(pod);
+    let ordinals = record.members.keys().copied().chain(0..=ordinal).collect::<std::collections::BTreeSet<_>>();
+    set_env(&mut edit, &path, &target.initial_cluster(ordinals));
+    env::start_without_token(&mut edit, &path, &target.bootstrap());
+    if start.scripts {
+        // Their set-up adds members by itself; a joiner starts plain etcd, by their own script for it (facts-etcd 7:
+        // run and found sound).
+        edit.set(&[&path[..], &["command"]].concat(), json!([BITNAMI_RUN]));
+        edit.remove(&[&path[..], &["args"]].concat());
+    }
+    // A learner fails 8.6's liveness probe for as long as it is one (facts-etcd 7), and how long a
+    // large database takes is not the probe's to judge: the Job has the deadline.
+    edit.remove(&[&path[..], &["livenessProbe"]].concat());
+    edit.remove(&[&path[..], &["startupProbe"]].concat());
+
+    let version = with_limits_of(
+        etcd,
+        json!({
+            "name": ETCD_VERSION,
+            "image": get(etcd, &["image"]),
+            "imagePullPolicy": get(etcd, &["imagePullPolicy"]),
+            "command": [start.program, "--version"],
+        }),
+    );
+    let mut command = ADMIT_COMMAND.map(str::to_owned).to_vec();
+    command.push(format!("--data-dir={}", start.data_dir));
+    command.push(format!("--permission-file={PERMISSION_DIR}/{PERMISSION_FILE}"));
+    command.push(format!("--uid-file={PERMISSION_DIR}/{UID_FILE}"));
+    command.push(format!("--cluster={}", record.cluster));
+    let others = record.members.iter().filter(|(other, _)| **other != ordinal);
+    command.extend(others.map(|(_, recorded)| format!("--other={}", recorded.id)));
+    let mut mounts = list(etcd, &["volumeMounts"]).to_vec();
+    mounts.push(json!({ "name": PERMISSION_VOLUME, "mountPath": PERMISSION_DIR, "readOnly": true }));
+    let admit = with_limits_of(
+        etcd,
+        json!({
+            "name": ADMIT,
+            "image": our_image,
+            "imagePullPolicy": "IfNotPresent",
+            "command": command,
+            "volumeMounts": mounts,
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        }),
+    );
+    for init in [version, admit] {
+        append_init(&mut edit, init)?;
+    }
+    if named(list(pod, &["spec", "volumes"]), PERMISSION_VOLUME).is_none() {
+        let field = format!("metadata.annotations['{PERMISSION}']");
+        let items = json!([
+            { "path": PERMISSION_FILE, "fieldRef": { "fieldPath": field } },
+            { "path": UID_FILE, "fieldRef": { "fieldPath": "metadata.uid" } },
+        ]);
+        edit.push(&["spec", "volumes"], json!({ "name": PERMISSION_VOLUME, "downwardAPI": { "items": items } }));
+    }
+    if !(0..ordinal).all(|lower| record.state(lower) == Some(State::Member)) {
+        let gates = ["spec", "schedulingGates"];
+        if named(edit.get(&gates).and_then(Value::as_array).map_or(&[][..], Vec::as_slice), TURN).is_none() {
+            edit.push(&gates, json!({ "name": TURN }));
+        }
+    }
+    own::take_off(&mut edit, true);
+    edit.set(&["metadata", "annotations", JOINER], "true".into());
+    let waits = format!(
+        "init container {ADMIT} waits until the etcd-scaler Job has added {name} to etcd; the Job: kubectl logs -l {TARGET}={}",
+        target.statefulset
+    );
+    edit.set(&["metadata", "annotations", WAITS_FOR], waits.into());
+    Ok(edit.finish())
+}
+
+/// The index of the etcd container, as a part of a path.
+fn container(pod: &Value, target: &Target) -> Option<String> {
+    env::container(get(pod, &["spec"])?, &target.container).map(|index| index.to_string())
+}
+
+fn set_env(edit: &mut Edit, container: &[&str], peers: &str) {
+    env::set(edit, container, env::INITIAL_CLUSTER, peers);
+    env::set(edit, container, env::INITIAL_CLUSTER_STATE, "existing");
+}
+
+/// What the etcd container may do (so that a restricted namespace takes the init container too),
+/// and so little requested that the pod's own request never grows by it.
+fn with_limits_of(etcd: &Value, mut init: Value) -> Value {
+    if let Value::Object(fields) = &mut init {
+        fields.retain(|_, value| !value.is_null());
+        if let Some(context) = get(etcd, &["securityContext"]) {
+            fields.insert("securityContext".into(), context.clone());
+        }
+        fields.insert("resources".into(), json!({ "requests": { "cpu": "10m", "memory": "16Mi" } }));
+    }
+    init
+}
+
+/// Appends an init container unless it is there already (the API server may call twice).
+fn append_init(edit: &mut Edit, init: Value) -> Result<(), String> {
+    let path = ["spec", "initContainers"];
+    let present = edit.get(&path).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let name = text(&init, &["name"]).unwrap_or_default();
+    match named(present, name).map(|index| &present[index]) {
+        None => edit.push(&path, init),
+        Some(same)
+            if get(same, &["command"]) == get(&init, &["command"])
+                && get(same, &["image"]) == get(&init, &["image"]) => {}
+        Some(_) => {
+            return Err(format!("it has an init container {name:?} of its own; rename it"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

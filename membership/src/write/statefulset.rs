@@ -1,0 +1,592 @@
+//! An update of the StatefulSet: what it changes, whether it may touch our annotations, and what
+//! is rewritten in it.
+//!
+//! Rewritten are the managed environment (`ETCD_INITIAL_CLUSTER`, `ETCD_INITIAL_CLUSTER_STATE`) and
+//! the partition, so that a scale rolls no pod and an image roll-out is whole (design, "Partition").
+//!
+//! The annotation [`KEPT_PARTITION`] is there exactly while a partition of ours is in force; it
+//! holds the person's or chart's own one, `"0"` where there was none. Without it, a live partition
+//! is their own: that is how one that was set before we came is told from ours.
+
+use std::collections::BTreeMap;
+
+use json_patch::Patch;
+use serde_json::{Map, Value};
+
+use super::{Edit, annotation, env, get, own, ownership, text};
+use crate::decide::bootstrap::Decided;
+use crate::decide::guard::condition::{DEFAULT_QUOTA, Override, Room};
+use crate::decide::guard::reset::OnReset;
+use crate::know::names::{
+    CONTROLLER, DECIDED, KEPT_PARTITION, LEAVING, LEFT, ON_RESET, OVERRIDE, Ordinal, RECORD, SCALED_TO, STOP, SUMMARY,
+    Target,
+};
+use crate::know::observed::{self, Answered};
+use crate::know::record::{ParseRecordError, Record, State};
+use crate::know::size::quantity;
+use crate::know::start::{self, Start};
+use crate::know::summary::Summary;
+
+/// `spec.replicas`, 1 where it is absent as the API server has it.
+#[must_use]
+pub fn replicas(object: &Value) -> u32 {
+    number(object, &["spec", "replicas"]).unwrap_or(1)
+}
+
+/// `spec.ordinals.start`.
+#[must_use]
+pub fn first_ordinal(object: &Value) -> u32 {
+    number(object, &["spec", "ordinals", "start"]).unwrap_or(0)
+}
+
+/// The record in the StatefulSet's annotation, if there is one.
+#[must_use]
+pub fn record(object: &Value) -> Option<Result<Record, ParseRecordError>> {
+    annotation(object, RECORD).map(Record::parse)
+}
+
+/// The managed environment of a StatefulSet, or of a ControllerRevision's data: by name the entry,
+/// `null` where there is none.
+#[must_use]
+pub fn managed_of(object: &Value, target: &Target) -> Map<String, Value> {
+    let spec = get(object, &["spec", "template", "spec"]).unwrap_or(&Value::Null);
+    let container = env::container(spec, &target.container).map(|index| &super::list(spec, &["containers"])[index]);
+    env::managed(container.unwrap_or(&Value::Null))
+}
+
+/// Since when the StatefulSet is given back, if it is.
+#[must_use]
+pub fn left(object: &Value) -> Option<&str> {
+    annotation(object, LEFT)
+}
+
+/// What its chart says of a count that was set through `statefulsets/scale`; one that cannot be
+/// understood refuses.
+#[must_use]
+pub fn on_reset(object: &Value) -> Option<OnReset> {
+    annotation(object, ON_RESET).map(|text| text.parse().unwrap_or_default())
+}
+
+/// Whether a person said that 0 replicas are meant: all members stop and none is removed.
+#[must_use]
+pub fn may_stop(object: &Value) -> bool {
+    annotation(object, STOP) == Some("true")
+}
+
+/// The limits that it sets: the quota of its etcd container, and the size of the claims it makes.
+#[must_use]
+pub fn room(object: &Value, target: &Target) -> Room {
+    let spec = get(object, &["spec", "template", "spec"]).unwrap_or(&Value::Null);
+    let container = env::container(spec, &target.container).map(|index| &super::list(spec, &["containers"])[index]);
+    let quota = container.and_then(env::quota).filter(|&quota| quota > 0);
+    let claim = ["spec", "volumeClaimTemplates", "0", "spec", "resources", "requests", "storage"];
+    Room { quota: quota.unwrap_or(DEFAULT_QUOTA), volume: text(object, &claim).and_then(quantity) }
+}
+
+/// That members hold different keys, as it was confirmed last, in a sentence.
+#[must_use]
+pub fn diverged(object: &Value) -> Option<String> {
+    let summary = Summary::parse(annotation(object, SUMMARY)?)?;
+    summary.diverged().map(|it| format!("{} (since {})", it.message, it.last_transition_time))
+}
+
+/// A person's word that one count is wanted though something speaks against it; an error where it
+/// cannot be understood.
+#[must_use]
+pub fn override_of(object: &Value) -> Option<Result<Override, String>> {
+    annotation(object, OVERRIDE).map(Override::parse)
+}
+
+/// The user as which its controller was last seen.
+#[must_use]
+pub fn controller(object: &Value) -> Option<&str> {
+    annotation(object, CONTROLLER)
+}
+
+/// Whether the claim of a pod that is scaled away goes with it.
+#[must_use]
+pub fn deletes_claims(object: &Value) -> bool {
+    text(object, &["spec", "persistentVolumeClaimRetentionPolicy", "whenScaled"]) == Some("Delete")
+}
+
+/// A roll-out that is under way, in a sentence; `None` when there is none.
+///
+/// While a partition of ours is in force nothing rolls, whatever the revisions are: they then
+/// differ by the managed environment alone. OnDelete never rolls by itself.
+#[must_use]
+pub fn rollout(object: &Value) -> Option<String> {
+    if rolls_nobody(object) {
+        return None;
+    }
+    let seen = number(object, &["status", "observedGeneration"]).unwrap_or(0);
+    let written = number(object, &["metadata", "generation"]).unwrap_or(0);
+    if seen < written {
+        return Some(format!("the StatefulSet controller has seen generation {seen} of {written}"));
+    }
+    let (current, update) = (["status", "currentRevision"], ["status", "updateRevision"]);
+    if text(object, &current) == text(object, &update) {
+        return None;
+    }
+    let partition = partition(object).unwrap_or(0);
+    let to_update = replicas(object).saturating_sub(partition);
+    let updated = number(object, &["status", "updatedReplicas"]).unwrap_or(0);
+    if updated < to_update {
+        return Some(format!("{updated} of {to_update} pods are updated"));
+    }
+    // The controller makes the new template the current one only when every pod is Ready, and with a
+    // partition never: one of ours now, and each pod made again would come from the old template.
+    let ready = number(object, &["status", "readyReplicas"]).unwrap_or(0);
+    (partition == 0).then(|| format!("all pods are updated, {ready} of {to_update} are Ready"))
+}
+
+/// A roll-out that their own partition stops half-way (a canary), in a sentence.
+///
+/// Nothing rolls then, but pods of two templates are there. Ours, above all pods, would have each
+/// that is made again go back to the older one.
+#[must_use]
+pub fn canary(object: &Value) -> Option<String> {
+    let partition = partition(object).filter(|partition| *partition > 0)?;
+    if rolls_nobody(object) || rollout(object).is_some() {
+        return None;
+    }
+    let revision = |which: &str| text(object, &["status", which]);
+    let (updated, all) = (number(object, &["status", "updatedReplicas"]).unwrap_or(0), replicas(object));
+    let two = revision("currentRevision") != revision("updateRevision") && (1..all).contains(&updated);
+    two.then(|| format!("partition {partition}: {updated} of {all} pods are updated"))
+}
+
+/// What of `spec.updateStrategy` is not known to roll one pod of so many at a time, in a sentence: a kind that came with a
+/// later Kubernetes, or more than one at once.
+#[must_use]
+pub fn unknown_strategy(object: &Value, count: u32) -> Option<String> {
+    if let Some(kind) = strategy(object).filter(|kind| !["RollingUpdate", "OnDelete"].contains(kind)) {
+        return Some(format!("spec.updateStrategy.type is {kind}, which this etcd-scaler does not know"));
+    }
+    let max = get(object, &["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"])?;
+    // As Kubernetes has it: a share is rounded down, and never less than one.
+    let at_once = match max.as_str() {
+        None => max.as_u64(),
+        Some(text) => {
+            text.strip_suffix('%').and_then(|share| share.parse::<u64>().ok()).map(|it| it * u64::from(count) / 100)
+        }
+    };
+    let one = at_once.is_some_and(|at_once| at_once <= 1);
+    let max = max.as_str().map_or_else(|| max.to_string(), str::to_owned);
+    (!one).then(|| format!("spec.updateStrategy.rollingUpdate.maxUnavailable is {max}"))
+}
+
+fn strategy(object: &Value) -> Option<&str> {
+    text(object, &["spec", "updateStrategy", "type"])
+}
+
+/// Whether its updates roll as a partition says; absent is RollingUpdate, as Kubernetes has it.
+fn rolls_by_partition(object: &Value) -> bool {
+    strategy(object).is_none_or(|kind| kind == "RollingUpdate")
+}
+
+/// Whether the controller has no reason to delete a pod that is wanted and has not ended: it rolls
+/// nobody while a partition of ours is in force, and never under `OnDelete`.
+#[must_use]
+pub fn rolls_nobody(object: &Value) -> bool {
+    on_delete(object) || is_frozen(object)
+}
+
+/// Whether a partition of ours holds every pod.
+fn is_frozen(object: &Value) -> bool {
+    rolls_by_partition(object) && annotation(object, KEPT_PARTITION).is_some()
+}
+
+/// Where the controller is behind what is wanted, in a sentence: pods missing, too many, not Ready,
+/// or made from an older template than the strategy allows. `None`: it has nothing to do.
+#[must_use]
+pub fn behind(object: &Value) -> Option<String> {
+    let wanted = replicas(object);
+    let count = |field: &str| number(object, &["status", field]).unwrap_or(0);
+    let (made, ready) = (count("replicas"), count("readyReplicas"));
+    if made != wanted {
+        return Some(format!("{made} of {wanted} pods are there"));
+    }
+    if ready != wanted {
+        return Some(format!("{ready} of {wanted} pods are Ready"));
+    }
+    rollout(object)
+}
+
+/// Whether a record's members answer now: a quorum of them holds a member list with each of them.
+#[must_use]
+pub fn lives(record: &Record, target: &Target, answers: &BTreeMap<Ordinal, Answered>) -> bool {
+    let Ok(agreed) = observed::agreed(target, answers, Some(record)) else { return false };
+    let mut settled = record.members.values().filter(|recorded| recorded.state.is_settled());
+    agreed.cluster == record.cluster
+        && settled.all(|recorded| agreed.members.iter().any(|member| member.id == recorded.id))
+}
+
+/// What is rewritten in a StatefulSet that is being created; `living`: what was verified about the
+/// members that answer now in its place; `newest`: the data of the newest ControllerRevision that
+/// their pods may be made from.
+///
+/// # Errors
+/// The sentence with which it is refused: a template with what only we write, or another count than that of the
+/// living members.
+pub fn created(new: &Value, target: &Target, living: Option<&Record>, newest: Option<&Value>) -> Result<Patch, String> {
+    if let Some(what) = get(new, &TEMPLATE).and_then(|template| own::added(template, None)) {
+        return Err(own::refusal(target, &what));
+    }
+    let mut edit = Edit::new(new);
+    let place = ["metadata", "annotations", RECORD];
+    match living {
+        Some(record) if record.count() != replicas(new) => {
+            let count = record.count();
+            return Err(format!(
+                "creating {target} with {} replicas is refused: {count} etcd members answer in its place ({}). Created with another count it would delete a living member's pod, or start one beside them. Create it with {count}: helm upgrade --set etcd.replicaCount={count}, and scale then.",
+                replicas(new),
+                record.members.keys().map(|ordinal| target.pod(*ordinal)).collect::<Vec<_>>().join(", "),
+            ));
+        }
+        Some(record) => {
+            // What is not understood is left as it is, and nothing is promised about it.
+            let Ok(start) = start::of_statefulset(new, target) else { return Ok(Patch::default()) };
+            edit.set(&place, record.annotation().into());
+            // All its pods are made from this template from now on, whatever manifest it came from.
+            let known = rolls_by_partition(new) || on_delete(new);
+            if let Some(container) = etcd_container(new, target).filter(|_| known) {
+                let container = container.each_ref().map(String::as_str);
+                manage(&mut edit, &container, &target.initial_cluster(0..replicas(new)), true, record, &start);
+            }
+            // Nobody rolls for the managed environment alone, as at an update.
+            let same = newest.is_some_and(|newest| {
+                let bare =
+                    |object| env::without_managed(get(object, &TEMPLATE).unwrap_or(&Value::Null), &target.container);
+                as_stored(bare(newest)) == as_stored(bare(new))
+            });
+            if same && rolls_by_partition(new) && annotation(new, KEPT_PARTITION).is_none() {
+                let own = partition(new).unwrap_or(0);
+                edit.set(&["metadata", "annotations", KEPT_PARTITION], own.to_string().into());
+                edit.set(&PARTITION, replicas(new).max(own).into());
+            }
+        }
+        // What a saved manifest says of members that do not answer is not verified.
+        None => edit.remove(&place),
+    }
+    Ok(edit.finish())
+}
+
+/// Why it is not created over kept volumes: the members of `record` do not answer, the `claims` of some of
+/// them are there, and more than them are asked for. Those would begin a cluster of their own, and serve
+/// as one where they are a quorum, beside the old members that come back on their data. Our own chart's pods
+/// start nothing before that is decided ([`crate::decide::bootstrap`]).
+#[must_use]
+pub fn over_kept_volumes(new: &Value, target: &Target, record: &Record, claims: &[String]) -> Option<String> {
+    let (count, asked) = (record.count(), replicas(new));
+    (asked > count && !claims.is_empty() && !waits_for_token(new, target)).then(|| {
+        format!(
+            "creating {target} with {asked} replicas is refused: the volumes of an earlier cluster with {count} members are kept ({}). The others would begin a cluster of their own beside it. Create it with {count}, and scale then.",
+            claims.join(", "),
+        )
+    })
+}
+
+/// Whether its pods start no etcd before the Job has written the token of their cluster.
+#[must_use]
+pub fn waits_for_token(object: &Value, target: &Target) -> bool {
+    let spec = get(object, &["spec", "template", "spec"]).unwrap_or(&Value::Null);
+    let container = env::container(spec, &target.container).map(|index| &super::list(spec, &["containers"])[index]);
+    container.is_some_and(|container| env::token_is_from(container, &target.bootstrap()))
+}
+
+/// Whether pods that are made now have what an earlier cluster left behind set aside.
+#[must_use]
+pub fn begins_anew(object: &Value, target: &Target) -> bool {
+    let decided = annotation(object, DECIDED).and_then(Decided::parse);
+    decided == Some(Decided::Anew) && waits_for_token(object, target)
+}
+
+/// The names of the claims that the pods of these ordinals have.
+#[must_use]
+pub fn claims(object: &Value, target: &Target, ordinals: impl Iterator<Item = Ordinal>) -> Vec<String> {
+    let name = text(object, &["spec", "volumeClaimTemplates", "0", "metadata", "name"]);
+    name.map(|name| ordinals.map(|ordinal| target.claim(name, ordinal)).collect()).unwrap_or_default()
+}
+
+/// A template without what a ControllerRevision writes differently: fields that are null, and how
+/// to apply it.
+fn as_stored(template: Value) -> Value {
+    match template {
+        Value::Object(fields) => {
+            let kept = fields.into_iter().filter(|(key, value)| !value.is_null() && key != "$patch");
+            Value::Object(kept.map(|(key, value)| (key, as_stored(value))).collect())
+        }
+        Value::Array(list) => Value::Array(list.into_iter().map(as_stored).collect()),
+        other => other,
+    }
+}
+
+/// The update with the live count instead of the release's, which is noted, and what makes it so.
+#[must_use]
+pub fn keep_count(old: &Value, new: &Value) -> (Value, Patch) {
+    let mut edit = Edit::new(new);
+    edit.set(&["spec", "replicas"], replicas(old).into());
+    edit.set(&["metadata", "annotations", SCALED_TO], replicas(old).to_string().into());
+    (edit.object.clone(), edit.finish())
+}
+
+/// One update of the target, as it was asked for.
+pub struct Update<'a> {
+    old: &'a Value,
+    new: &'a Value,
+    target: &'a Target,
+    /// The record annotation's value after this update.
+    record: Option<&'a str>,
+    /// A release asks, with the count that it has.
+    declared: bool,
+    changes_template: bool,
+}
+
+impl<'a> Update<'a> {
+    /// An update from the live object to the one that is asked for; `by_hook`: the hook's
+    /// ServiceAccount asks.
+    ///
+    /// # Errors
+    /// The sentence with which the update is refused: the record changed by another than the hook, or a template
+    /// with what only we write.
+    /// A record that was dropped is no error, it is put back: a PUT of a manifest drops it.
+    pub fn new(old: &'a Value, new: &'a Value, target: &'a Target, by_hook: bool) -> Result<Self, String> {
+        let (before, asked) = (annotation(old, RECORD), annotation(new, RECORD));
+        let record = if by_hook { asked } else { before };
+        for (key, what) in [
+            (RECORD, "it holds what was verified about the etcd cluster"),
+            (DECIDED, "it has data set aside, or started on"),
+            (LEAVING, "it turns the care for the etcd cluster off"),
+            (LEFT, "it turns the care for the etcd cluster off"),
+        ] {
+            let asked = annotation(new, key);
+            if !by_hook && asked.is_some() && asked != annotation(old, key) {
+                return Err(format!(
+                    "changing the annotation {key} of {target} is refused: {what}, and only the etcd-scaler Job \
+                     writes it. Leave the annotation out of the change."
+                ));
+            }
+        }
+        let template = |object| get(object, &TEMPLATE).unwrap_or(&Value::Null);
+        if let Some(what) = own::added(template(new), Some(template(old))) {
+            return Err(own::refusal(target, &what));
+        }
+        let bare = |object| env::without_managed(template(object), &target.container);
+        // Templates are large: what is the same is not looked into.
+        let changes_template = template(old) != template(new) && bare(old) != bare(new);
+        Ok(Self { old, new, target, record, declared: false, changes_template })
+    }
+
+    /// The same, asked for by this field manager.
+    #[must_use]
+    pub fn by(mut self, manager: &str) -> Self {
+        self.declared = ownership::is_declared(manager);
+        self
+    }
+
+    /// Whether a release sets the count again that was changed with `statefulsets/scale` since.
+    #[must_use]
+    pub fn is_reset(&self) -> bool {
+        self.declared && self.changes_count() && ownership::is_scaled(self.old)
+    }
+
+    fn changes_count(&self) -> bool {
+        replicas(self.old) != replicas(self.new)
+    }
+
+    /// The record as it stands after this update.
+    #[must_use]
+    pub fn record(&self) -> Option<Result<Record, ParseRecordError>> {
+        self.record.map(Record::parse)
+    }
+
+    /// Whether anything in the pod template changes but the managed environment.
+    #[must_use]
+    pub fn changes_template(&self) -> bool {
+        self.changes_template
+    }
+
+    /// What is rewritten.
+    #[must_use]
+    pub fn patch(&self) -> Patch {
+        let mut edit = Edit::new(self.new);
+        // Somebody else's word, or the release has the count itself now.
+        let noted = annotation(self.old, SCALED_TO);
+        if noted.is_some() && annotation(self.new, SCALED_TO) == noted && (self.changes_count() || self.declared) {
+            edit.remove(&["metadata", "annotations", SCALED_TO]);
+        }
+        if let Some(record) = self.record {
+            edit.set(&["metadata", "annotations", RECORD], record.into());
+        }
+        let rollout = rollout(self.old);
+        let same_template = get(self.old, &TEMPLATE) == get(self.new, &TEMPLATE);
+        // A roll-out that is under way is neither restarted by another template nor cut in half by
+        // a partition: what is not rewritten now is rewritten with the next change.
+        if rollout.is_none() || !same_template {
+            self.set_env(&mut edit);
+        }
+        let kept = ["metadata", "annotations", KEPT_PARTITION];
+        match self.set_partition(&mut edit, rollout.is_some()) {
+            Some(own) => edit.set(&kept, own.to_string().into()),
+            None => edit.remove(&kept),
+        }
+        edit.finish()
+    }
+
+    /// Whether this is a cluster that was verified: before it, the bootstrap needs the chart's own environment.
+    fn is_verified(&self) -> bool {
+        matches!(self.record(), Some(Ok(_))) && first_ordinal(self.new) == 0 && replicas(self.new) > 0
+    }
+
+    /// Whether its update strategy is one that is known here.
+    fn knows_strategy(&self) -> bool {
+        rolls_by_partition(self.new) || on_delete(self.new)
+    }
+
+    /// Whether environment and partition are ours to write: of a verified cluster whose start and whose update strategy
+    /// are understood.
+    fn manages(&self) -> bool {
+        self.is_verified() && self.knows_strategy() && start::of_statefulset(self.new, self.target).is_ok()
+    }
+
+    fn set_env(&self, edit: &mut Edit) {
+        let Some(container) = etcd_container(self.new, self.target).filter(|_| self.is_verified()) else {
+            return;
+        };
+        let container = container.each_ref().map(String::as_str);
+        if let Some(own) = self.leaving() {
+            env::restore(edit, &container, &own);
+            return;
+        }
+        let live = managed_of(self.old, self.target);
+        let start = match start::of_statefulset(self.new, self.target) {
+            Ok(start) => start,
+            // A chart that goes over from variables to flags: etcd ends where it is given both, and its chart does not
+            // know of ours.
+            Err(_) if self.newly_shadowed().is_some() => {
+                env::take_back(edit, &container, &live, &managed_of(self.new, self.target));
+                return;
+            }
+            Err(_) => return,
+        };
+        if !self.knows_strategy() {
+            return;
+        }
+        let live = live.get(env::INITIAL_CLUSTER).and_then(|entry| text(entry, &["value"]));
+        // Once there it stays, else the next write of an annotation would be another revision.
+        let stays = live.is_some_and(|live| live.ends_with(env::NO_START_WITHOUT_DATA)) && !self.changes_count();
+        let made_from = self.changes_template || on_delete(self.new) || stays;
+        if let Some(Ok(record)) = self.record() {
+            manage(edit, &container, &self.target.initial_cluster(0..replicas(self.new)), made_from, &record, &start);
+        }
+    }
+
+    /// The flag that this update gives beside its variable, where it was not so before.
+    fn newly_shadowed(&self) -> Option<&'static str> {
+        start::shadowed(self.new, self.target).filter(|_| start::shadowed(self.old, self.target).is_none())
+    }
+
+    /// Why nobody may make pods from what comes of this update: etcd ends at each start.
+    #[must_use]
+    pub fn never_starts(&self) -> Option<String> {
+        self.newly_shadowed()?;
+        let mut written = self.new.clone();
+        json_patch::patch(&mut written, &self.patch()).ok()?;
+        let flag = start::shadowed(&written, self.target)?;
+        Some(format!(
+            "this change of {} is refused: it gives etcd the flag --{flag} and the variable of that name. etcd ends where a setting is given twice, so no pod that is made again would start. Leave one of the two out.",
+            self.target
+        ))
+    }
+
+    /// The managed environment that is to be put back before an uninstall.
+    fn leaving(&self) -> Option<Map<String, Value>> {
+        serde_json::from_str(annotation(self.new, LEAVING)?).ok()
+    }
+
+    /// Writes the partition and gives their own one that is kept while ours is in force.
+    fn set_partition(&self, edit: &mut Edit, rollout: bool) -> Option<u32> {
+        let kept = annotation(self.old, KEPT_PARTITION).and_then(|kept| kept.parse::<u32>().ok());
+        if kept.is_none() && !self.manages() {
+            return None;
+        }
+        // Given back in this request: their own again.
+        if annotation(self.new, LEFT).is_some() && annotation(self.old, LEFT) != annotation(self.new, LEFT) {
+            if let Some(own) = kept.filter(|_| rolls_by_partition(self.new)) {
+                edit.set(&PARTITION, own.into());
+            }
+            return None;
+        }
+        if !rolls_by_partition(self.new) {
+            // OnDelete needs no partition, and of a kind that is not known nothing is written. Theirs stays kept as long as the pods differ from the template
+            // by the managed environment alone, for the way back to RollingUpdate.
+            return kept.filter(|_| !self.changes_template);
+        }
+        let (before, asked) = (partition(self.old).unwrap_or(0), partition(self.new).unwrap_or(0));
+        if self.changes_template {
+            let own = if asked == before { kept.unwrap_or(before) } else { asked };
+            // Without a number the controller makes the pod of a low ordinal from the template before while it rolls, so
+            // that of a sick member, deleted to be cured, would come back as sick.
+            if own != asked || partition(self.new).is_none() {
+                edit.set(&PARTITION, own.into());
+            }
+            return None;
+        }
+        let changes = replicas(self.old) != replicas(self.new) || get(self.old, &TEMPLATE) != edit.get(&TEMPLATE);
+        if kept.is_none() && (!changes || rollout) {
+            return None;
+        }
+        let largest = replicas(self.old).max(replicas(self.new));
+        let ours = if changes { largest } else { before.max(largest) };
+        edit.set(&PARTITION, ours.into());
+        // The API server may call twice for one request, the second time with what we made of it.
+        let kept_by_us = annotation(self.new, KEPT_PARTITION).and_then(|kept| kept.parse().ok());
+        Some(match kept_by_us {
+            Some(own) if asked == ours => own,
+            _ if asked == before => kept.unwrap_or(before),
+            _ => asked,
+        })
+    }
+}
+
+/// The path to the etcd container in the template.
+fn etcd_container(object: &Value, target: &Target) -> Option<[String; 5]> {
+    let index = env::container(get(object, &TEMPLATE[..])?.get("spec")?, &target.container)?.to_string();
+    Some(["spec".into(), "template".into(), "spec".into(), "containers".into(), index])
+}
+
+/// Writes the managed environment into a template's etcd container; `made_from`: pods are made from this template, not
+/// from the revision before it.
+///
+/// A webhook that is away cannot prepare them, and on a lost disk etcd would start empty under its live ID from a
+/// template that names every member. A member that never ran has no data yet and must start; images with start scripts
+/// of their own read the list at every start and refuse by themselves (facts-etcd 7).
+fn manage(edit: &mut Edit, container: &[&str], peers: &str, made_from: bool, record: &Record, start: &Start) {
+    let all_ran = record.members.values().all(|member| member.state != State::Bootstrapping);
+    if made_from && all_ran && !start.scripts {
+        env::set(edit, container, env::INITIAL_CLUSTER, &env::without_start_on_no_data(peers));
+    } else {
+        env::set(edit, container, env::INITIAL_CLUSTER, peers);
+    }
+    if !start.state_does_harm {
+        env::set(edit, container, env::INITIAL_CLUSTER_STATE, "existing");
+    }
+}
+
+const TEMPLATE: [&str; 2] = ["spec", "template"];
+const PARTITION: [&str; 4] = ["spec", "updateStrategy", "rollingUpdate", "partition"];
+
+fn partition(object: &Value) -> Option<u32> {
+    number(object, &PARTITION)
+}
+
+fn on_delete(object: &Value) -> bool {
+    strategy(object) == Some("OnDelete")
+}
+
+fn number(object: &Value, path: &[&str]) -> Option<u32> {
+    get(object, path)?.as_u64().and_then(|number| u32::try_from(number).ok())
+}
+
+#[cfg(test)]
+mod tests;
