@@ -3,7 +3,7 @@
 
 use clap::{Args, ValueEnum};
 use membership::know::names::Target;
-use membership::write::volume::{OnScaleDown, VolumePlan};
+use membership::know::volume::{OnScaleDown, VolumePlan};
 
 /// Which StatefulSet, and how its members are addressed.
 #[derive(Debug, Args)]

@@ -12,8 +12,8 @@ use membership::know::names::{LEFT, Ordinal, PERMISSION, RECORD, RECORDED_FOR, T
 use membership::know::observed::{Answered, Observed};
 use membership::know::record::{Id, Permission, Record};
 use membership::know::version::JoinAs;
+use membership::know::volume::VolumePlan;
 use membership::write::serving;
-use membership::write::volume::VolumePlan;
 use serde_json::json;
 use tracing::info;
 

@@ -10,7 +10,7 @@ use flags::{Claims, TargetArgs, VolumeArgs};
 use membership::decide::replace::Asked;
 use membership::know::names::{Ordinal, Target};
 use membership::know::record::Id;
-use membership::write::volume::VolumePlan;
+use membership::know::volume::VolumePlan;
 
 use crate::before::{Before, Snapshots};
 use crate::budget::Budget;

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::ListParams;
+use membership::know::capacity;
 use membership::know::names::Target;
 use membership::know::record::{Record, State};
-use membership::know::room;
-use membership::write::statefulset::override_of;
-use membership::write::volume::{VolumePlan, is_provisioned};
+use membership::know::statefulset::override_of;
+use membership::know::volume::{VolumePlan, is_provisioned};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -94,7 +94,7 @@ impl Before {
     ) -> anyhow::Result<Vec<String>> {
         let mut warnings = Vec::new();
         match objects.nodes.list(&ListParams::default()).await {
-            Ok(nodes) => warnings.extend(room::too_few_nodes(live, &values(&nodes.items)?, wanted)),
+            Ok(nodes) => warnings.extend(capacity::too_few_nodes(live, &values(&nodes.items)?, wanted)),
             Err(error) => warnings.push(format!("whether there is a node for each newcomer is not known: {error}")),
         }
         if record.count() == 1 && self.snapshot.is_none() {
@@ -108,7 +108,7 @@ impl Before {
 
 /// What keeps newcomers' claims from a volume.
 async fn no_volume(objects: &Objects, plan: &VolumePlan, live: &Value) -> anyhow::Result<Option<String>> {
-    let Some((asked, class)) = room::claim(live) else { return Ok(None) };
+    let Some((asked, class)) = capacity::claim(live) else { return Ok(None) };
     Ok(match class {
         // Somebody makes volumes by hand for such claims.
         Some("") => None,
@@ -116,12 +116,12 @@ async fn no_volume(objects: &Objects, plan: &VolumePlan, live: &Value) -> anyhow
             let found = objects.classes.get_opt(class).await;
             let found = found.with_context(|| format!("failed to read StorageClass {class}"))?;
             let ours = !is_provisioned(found.as_ref().map(|class| class.provisioner.as_str()));
-            room::too_small(&plan.capacity, asked).filter(|_| ours)
+            capacity::too_small(&plan.capacity, asked).filter(|_| ours)
         }
         None => {
             let all =
                 objects.classes.list(&ListParams::default()).await.context("failed to list the StorageClasses")?;
-            room::no_default(&values(&all.items)?)
+            capacity::no_default(&values(&all.items)?)
         }
     })
 }

@@ -12,10 +12,11 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::api::{Patch, PatchParams, PostParams};
-use membership::decide::bootstrap::{Claim, Data, Decided, Place, Seen, Step, next_step, not_decided_in_time, token};
+use membership::decide::bootstrap::{Claim, Data, Place, Seen, Step, next_step, not_decided_in_time, token};
+use membership::know::annotations::Decided;
 use membership::know::names::{BEGUN, BOOTSTRAP, DECIDED, LOOK, MOST_MEMBERS, Ordinal, TARGET, TOKEN, Target};
 use membership::know::observed::Volume;
-use membership::write::volume::VolumePlan;
+use membership::know::volume::VolumePlan;
 use serde_json::json;
 use tokio::time::Instant;
 use tracing::info;
@@ -342,7 +343,7 @@ impl Bootstrap<'_> {
             place.tied_to.clone_from(&volume.pinned_to);
             if ordinal < desired {
                 if let Some(misfit) = volume.misfit.as_ref().filter(|_| !volume.bound && place.kept.is_none()) {
-                    bail!(membership::write::volume::does_not_fit(&target.pod(ordinal), misfit));
+                    bail!(membership::know::volume::does_not_fit(&target.pod(ordinal), misfit));
                 }
                 if volume.claimed && volume.ours && !volume.exists && !volume.bound {
                     volumes::create(objects, target, plan, &claim, ordinal).await?;

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
 use membership::know::names::{KEPT_PARTITION, LEAVING, LEFT, RECORD, RECORDED_FOR, Target};
-use membership::write::statefulset::managed_of;
+use membership::know::statefulset::managed_of;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::info;

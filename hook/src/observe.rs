@@ -11,8 +11,8 @@ use membership::know::names::{MOST_MEMBERS, Ordinal, RECORD, Target};
 use membership::know::observed::{Observed, Pod, Volume};
 use membership::know::record::{Id, Record, State};
 use membership::know::start;
-use membership::write::statefulset::{override_of, rollout, room};
-use membership::write::volume::{OnScaleDown, VolumePlan};
+use membership::know::statefulset::{override_of, rollout, room};
+use membership::know::volume::{OnScaleDown, VolumePlan};
 use tokio::time::Instant;
 
 use crate::lease::Lease;

@@ -8,9 +8,10 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
 use membership::decide::deleted::Release;
-use membership::decide::guard::reset::OnReset;
+use membership::know::annotations::OnReset;
 use membership::know::names::{MOST_MEMBERS, Ordinal, Target};
-use membership::write::{ownership, statefulset};
+use membership::know::statefulset;
+use membership::write::{ownership, statefulset::Update};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -178,7 +179,7 @@ enum Tried {
 fn rolls(target: &Target, live: &StatefulSet, tried: &StatefulSet) -> anyhow::Result<bool> {
     let (live, tried) = (serde_json::to_value(live)?, serde_json::to_value(tried)?);
     // Its annotations are not what is asked about.
-    Ok(statefulset::Update::new(&live, &tried, target, true).is_ok_and(|update| update.changes_template()))
+    Ok(Update::new(&live, &tried, target, true).is_ok_and(|update| update.changes_template()))
 }
 
 /// The roll-out will stand still: no reason to refuse it, it may be the cure.

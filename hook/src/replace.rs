@@ -11,7 +11,7 @@ use membership::decide::next_step;
 use membership::decide::replace::{self, Asked, Left, Step};
 use membership::know::names::Ordinal;
 use membership::know::observed::Observed;
-use membership::write::volume::VolumePlan;
+use membership::know::volume::VolumePlan;
 use tokio::time::Instant;
 use tracing::info;
 

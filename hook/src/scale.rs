@@ -11,8 +11,8 @@ use membership::decide::next_step::{Limits, Step, did_not_join, next_step, out_o
 use membership::know::names::{RECORDED_FOR, SUMMARY, Target};
 use membership::know::observed::Observed;
 use membership::know::summary::{Status, Summary};
+use membership::know::volume::VolumePlan;
 use membership::write::serving::names;
-use membership::write::volume::VolumePlan;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use etcd::{Damage, Member, Partial, Saved, SnapshotError};
 use jiff::Timestamp;
-use membership::decide::snapshot::{Source, source};
+use membership::decide::snapshot_source::{Source, source};
 use membership::know::names::{MOST_MEMBERS, Target};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;

@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use kube::api::{Patch, PatchParams, PostParams};
 use membership::know::names::{Ordinal, Target};
 use membership::know::observed::Volume;
-use membership::write::volume::{VolumePlan, is_pinned_to, is_provisioned, is_stale, pinned_to};
+use membership::know::volume::{VolumePlan, is_pinned_to, is_provisioned, is_stale};
+use membership::write::volume::pinned_to;
 use serde_json::{Value, json};
 
 use crate::objects::{Objects, this_one};

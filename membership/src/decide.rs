@@ -9,4 +9,4 @@ pub mod lost_claim;
 pub mod next_step;
 pub mod outline;
 pub mod replace;
-pub mod snapshot;
+pub mod snapshot_source;

@@ -8,13 +8,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::decide::guard::condition::Room;
 use crate::decide::next_step::{Limits, Step, did_not_join, next_step, out_of_time};
+use crate::know::limits::Room;
 use crate::know::names::{Ordinal, Target};
 use crate::know::observed::{Answer, Database, ListedMember, Observed, Pod, Trouble, Volume};
 use crate::know::quorum::quorum;
 use crate::know::record::{Id, Record, State};
-use crate::write::volume::{OnScaleDown, VolumePlan};
+use crate::know::volume::{OnScaleDown, VolumePlan};
 
 mod apply;
 pub mod fault;

@@ -9,14 +9,17 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::DynamicObject;
 use kube::core::admission::{AdmissionRequest, Operation};
 use membership::decide::guard::disruption::{self, Going, Leave};
-use membership::decide::guard::reset::{self, OnReset};
+use membership::decide::guard::reset;
 use membership::decide::guard::{self, Change, Decision, deletion};
+use membership::know::annotations::OnReset;
 use membership::know::names::{MOST_MEMBERS, Ordinal, Target};
 use membership::know::observed;
+use membership::know::pod::{is_ready, owned_by};
 use membership::know::start;
+use membership::know::statefulset;
 use membership::write::carried::carried;
 use membership::write::pod;
-use membership::write::statefulset::{self, Update};
+use membership::write::statefulset::{Update, created, keep_count, over_kept_volumes};
 use serde_json::Value;
 use tracing::warn;
 
@@ -154,7 +157,7 @@ impl Admission {
                 OnReset::Refuse => return Ok(self.refuse(request, &old, reset::refusal(&target, live, asked))),
                 OnReset::Follow => {}
                 OnReset::Keep => {
-                    let (counted, mut patch) = statefulset::keep_count(&old, &new);
+                    let (counted, mut patch) = keep_count(&old, &new);
                     match Update::new(&old, &counted, &target, by_hook) {
                         Ok(update) => patch.0.extend(update.patch().0),
                         Err(why) => return Ok(Verdict::Deny(why)),
@@ -269,7 +272,7 @@ impl Admission {
                 if !lives {
                     let claims = statefulset::claims(new, target, asked.iter().copied());
                     let kept = self.cluster.kept(&claims).await?;
-                    if let Some(why) = statefulset::over_kept_volumes(new, target, &record, &kept) {
+                    if let Some(why) = over_kept_volumes(new, target, &record, &kept) {
                         return Ok(Verdict::Deny(why));
                     }
                 }
@@ -281,7 +284,7 @@ impl Admission {
             Some(_) => self.cluster.newest_revision(new).await?,
             None => None,
         };
-        Ok(match statefulset::created(new, target, living.as_ref(), newest.as_ref()) {
+        Ok(match created(new, target, living.as_ref(), newest.as_ref()) {
             Ok(patch) => Verdict::allow(patch),
             Err(why) => Verdict::Deny(why),
         })
@@ -306,14 +309,14 @@ impl Admission {
         // Members are numbered from 0; of others nothing is recorded, and nothing known.
         let numbered_otherwise = statefulset::first_ordinal(&live) != 0;
         let deleting = !live["metadata"]["deletionTimestamp"].is_null() || numbered_otherwise;
-        let Some(ordinal) = target.ordinal_of(name).filter(|_| !deleting && pod::owned_by(&pod, &live)) else {
+        let Some(ordinal) = target.ordinal_of(name).filter(|_| !deleting && owned_by(&pod, &live)) else {
             return Ok(Verdict::untouched());
         };
         if ordinal < wanted {
             if statefulset::rolls_nobody(&live) {
                 return Ok(Verdict::Deny(deletion::outdated(&target, ordinal, wanted)));
             }
-            let unrecorded = statefulset::record(&live).is_none() && !self.cluster.left(&live) && pod::is_ready(&pod);
+            let unrecorded = statefulset::record(&live).is_none() && !self.cluster.left(&live) && is_ready(&pod);
             // Of one that is not understood no run writes the record again.
             let awaited = unrecorded && start::of_statefulset(&live, &target).is_ok();
             if awaited && self.cluster.copy().await?.is_some() {
@@ -409,8 +412,8 @@ impl Admission {
 
 /// What decides of a pod of this StatefulSet; `None`: it is another's.
 fn disruption_pod(pod: &Pod, live: &Value) -> Option<disruption::Pod> {
-    let pod = serde_json::to_value(pod).ok().filter(|pod| pod::owned_by(pod, live))?;
-    Some(disruption::Pod { ready: pod::is_ready(&pod), terminating: !pod["metadata"]["deletionTimestamp"].is_null() })
+    let pod = serde_json::to_value(pod).ok().filter(|pod| owned_by(pod, live))?;
+    Some(disruption::Pod { ready: is_ready(&pod), terminating: !pod["metadata"]["deletionTimestamp"].is_null() })
 }
 
 fn value(object: Option<&DynamicObject>) -> Result<Value, NoVerdict> {

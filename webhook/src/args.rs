@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use flags::{TargetArgs, VolumeArgs};
 use kube::Client;
-use membership::decide::guard::reset::OnReset;
+use membership::know::annotations::OnReset;
 use membership::know::names::Target;
 use tokio::sync::watch;
 use tracing::info;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use membership::know::names::CONTROLLER;
-use membership::write::statefulset;
+use membership::know::statefulset;
 use serde_json::json;
 use tokio::sync::watch;
 use tracing::{info, warn};

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use membership::decide::guard::Seen;
 use membership::know::names::Ordinal;
 use membership::know::observed::Answered;
-use membership::write::statefulset;
+use membership::know::statefulset;
 use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{debug, info};

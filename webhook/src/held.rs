@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use membership::decide::guard::disruption::{Going, Leave, Pod};
 use membership::know::names::Ordinal;
-use membership::write::statefulset;
+use membership::know::statefulset;
 use tokio::sync::watch;
 
 use crate::cluster::{Cluster, Live};

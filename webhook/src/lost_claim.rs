@@ -8,8 +8,8 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::{Api, Client};
 use membership::decide::lost_claim::{Found, Seen, judge};
 use membership::know::names::{Ordinal, Target};
-use membership::write::statefulset::claims;
-use membership::write::volume::VolumePlan;
+use membership::know::statefulset::claims;
+use membership::know::volume::VolumePlan;
 use serde_json::Value;
 
 /// The members' pods, their claims and volumes.

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use membership::decide::lost_claim::Found;
 use membership::know::names::Ordinal;
 use membership::know::record::State;
-use membership::write::statefulset;
+use membership::know::statefulset;
 use tokio::sync::watch;
 use tracing::{info, warn};
 

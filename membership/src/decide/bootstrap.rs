@@ -7,8 +7,8 @@
 //! everything else asks. What the person says names what was found, so that it counts for that alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
+use crate::know::annotations::Decided;
 use crate::know::names::{MOST_MEMBERS, Ordinal, Target};
 use crate::know::quorum::quorum;
 use crate::know::record::{Id, Record, State};
@@ -108,32 +108,6 @@ pub struct Seen<'a> {
     pub ordered: bool,
     /// It was waited long enough for what can still be looked at.
     pub patient: bool,
-}
-
-/// What is done on a person's word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decided {
-    /// etcd starts on the data that is there, and nowhere else.
-    TakeBack,
-    /// What is in the directories is set aside, for a new cluster.
-    Anew,
-}
-
-impl Decided {
-    /// Reads the annotation.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::TakeBack, Self::Anew].into_iter().find(|it| it.to_string() == text)
-    }
-}
-
-impl fmt::Display for Decided {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::TakeBack => "take-back",
-            Self::Anew => "anew",
-        })
-    }
 }
 
 /// A step before etcd may start.

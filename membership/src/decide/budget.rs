@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::know::names::Target;
+use crate::know::object::{get, list, text};
 use crate::know::quorum::quorum;
-use crate::write::{get, list, text};
 
 /// How many pods must stay Ready, of so many members, where at most so many are to be evicted at once.
 ///

@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use crate::know::names::INITIAL_CLUSTER;
-use crate::write::{annotation, text};
+use crate::know::object::{annotation, text};
 
 /// What the release is about to be.
 #[derive(Clone, Copy, Debug)]

@@ -13,7 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::decide::drift;
-use crate::decide::guard::condition::{Concern, Override, Room, Way, concerns};
+use crate::decide::guard::condition::{Concern, Way, concerns};
+use crate::know::annotations::Override;
+use crate::know::limits::Room;
 use crate::know::names::Ordinal;
 use crate::know::names::{CONTROLLERS, MOST_MEMBERS, OVERRIDE, STOP, Target};
 use crate::know::observed::{Answer, Answered, ListedMember, agreed, ordinal_of};

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::know::names::{Ordinal, Target};
-use crate::write::text;
-use crate::write::volume::{VolumePlan, is_provisioned, is_stale};
+use crate::know::object::text;
+use crate::know::volume::{VolumePlan, is_provisioned, is_stale};
 
 /// So long a new claim has for a volume, from whomever, before it is said that there is none.
 const MOMENT: Duration = Duration::from_secs(3);

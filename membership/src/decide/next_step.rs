@@ -10,7 +10,7 @@ use crate::know::names::{ADMIT, Ordinal, Target};
 use crate::know::observed::{Agreed, ListedMember, Observed, Pod};
 use crate::know::record::{Id, Permission, Record, State};
 use crate::know::version::JoinAs;
-use crate::write::volume::does_not_fit;
+use crate::know::volume::does_not_fit;
 
 mod ending;
 mod joining;

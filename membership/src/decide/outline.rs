@@ -2,7 +2,7 @@
 
 use crate::know::names::{Ordinal, Target};
 use crate::know::version::{JoinAs, Version, join_as};
-use crate::write::volume::OnScaleDown;
+use crate::know::volume::OnScaleDown;
 
 /// From so many members to so many.
 #[derive(Clone, Copy, Debug)]

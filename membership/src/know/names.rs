@@ -20,12 +20,12 @@ pub const LEFT: &str = "etcd-scaler.io/left";
 /// stops and none is removed.
 pub const STOP: &str = "etcd-scaler.io/stop";
 /// The annotation of the StatefulSet with which a person wants one count though something speaks against
-/// it (`<count>: <reason>`, [`crate::decide::guard::condition::Override`]).
+/// it (`<count>: <reason>`, [`crate::know::annotations::Override`]).
 pub const OVERRIDE: &str = "etcd-scaler.io/override";
 /// The annotation of the StatefulSet with what is known of the cluster as a whole ([`crate::know::summary::Summary`]).
 pub const SUMMARY: &str = "etcd-scaler.io/summary";
 /// The annotation of the StatefulSet that says what becomes of a count that was set through
-/// `statefulsets/scale` when the release sets another one ([`crate::decide::guard::reset::OnReset`]).
+/// `statefulsets/scale` when the release sets another one ([`crate::know::annotations::OnReset`]).
 pub const ON_RESET: &str = "etcd-scaler.io/on-reset";
 /// The annotation of the StatefulSet with the count that was set through `statefulsets/scale` and is
 /// kept though the release has another one.
@@ -33,7 +33,7 @@ pub const SCALED_TO: &str = "etcd-scaler.io/scaled-to";
 /// The annotation of the StatefulSet with a person's word about what an earlier cluster left behind
 /// ([`crate::decide::bootstrap`]); it counts for the bootstrap that asked for it.
 pub const BOOTSTRAP: &str = "etcd-scaler.io/bootstrap";
-/// The annotation of the StatefulSet with what the Job is doing on that word ([`crate::decide::bootstrap::Decided`]).
+/// The annotation of the StatefulSet with what the Job is doing on that word ([`crate::know::annotations::Decided`]).
 pub const DECIDED: &str = "etcd-scaler.io/bootstrap-decided";
 /// The annotation of a pod that the Job writes to wake its kubelet, when the token is there.
 pub const BEGUN: &str = "etcd-scaler.io/begun";
@@ -190,7 +190,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_charts_rule_keeps_the_same_users_from_deleting() {
-        let rule = include_str!("../../chart/templates/webhook/configurations.yaml");
+        let rule = include_str!("../../../chart/templates/webhook/configurations.yaml");
         for user in super::CONTROLLERS {
             assert!(rule.contains(&format!("request.userInfo.username == '{user}'")), "{user}");
         }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::decide::guard::condition::{Override, Room};
+use crate::know::annotations::Override;
+use crate::know::limits::Room;
 use crate::know::names::{Ordinal, Target};
 use crate::know::quorum::quorum;
 use crate::know::record::{Id, Record, State};

@@ -12,8 +12,8 @@ mod settings;
 use serde_json::Value;
 
 use crate::know::names::{Ordinal, Target};
+use crate::know::object::{get, list, named, text};
 use crate::know::version::Version;
-use crate::write::{get, list, named, text};
 
 pub use reason::{NotUnderstood, Place};
 use settings::{Settings, Told};

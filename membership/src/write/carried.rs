@@ -5,8 +5,10 @@
 use json_patch::Patch;
 use serde_json::Value;
 
-use super::{Edit, env, get, list, named, text};
+use super::Edit;
+use crate::know::environment;
 use crate::know::names::{LOOK, Target};
+use crate::know::object::{get, list, named, text};
 
 /// The update with what the live object keeps, and what makes it so; `None`: it keeps nothing.
 #[must_use]
@@ -20,13 +22,14 @@ pub fn carried(old: &Value, new: &Value, target: &Target) -> Option<(Value, Patc
 
 /// A token that is a literal stays one.
 fn token(edit: &mut Edit, old: &Value, new: &Value, target: &Target) -> Option<()> {
-    let (before, now) = (env::container(old, &target.container)?, env::container(new, &target.container)?);
+    let (before, now) =
+        (environment::container(old, &target.container)?, environment::container(new, &target.container)?);
     let (before, container) = (&list(old, &["containers"])[before], &list(new, &["containers"])[now]);
     let entries = list(before, &["env"]);
-    let literal = &entries[named(entries, env::INITIAL_CLUSTER_TOKEN)?];
+    let literal = &entries[named(entries, environment::INITIAL_CLUSTER_TOKEN)?];
     text(literal, &["value"])?;
-    if env::token_is_from(container, &target.bootstrap()) {
-        let at = named(list(container, &["env"]), env::INITIAL_CLUSTER_TOKEN)?.to_string();
+    if environment::token_is_from(container, &target.bootstrap()) {
+        let at = named(list(container, &["env"]), environment::INITIAL_CLUSTER_TOKEN)?.to_string();
         let (now, env) = (now.to_string(), "env");
         let place = ["spec", "template", "spec", "containers", &now, env, &at];
         edit.remove(&place);

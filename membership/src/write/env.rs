@@ -1,31 +1,17 @@
-//! The environment of the etcd container: what is managed in it.
+//! The environment of the etcd container: what is written into it.
 
 use serde_json::{Map, Value, json};
 
-use super::{Edit, list, named, text};
+use super::Edit;
+use crate::know::environment::{INITIAL_CLUSTER_TOKEN, MANAGED, container};
 use crate::know::names;
+use crate::know::object::{named, text};
 
-/// Every member's name and peer URL. etcd reads it only when it first starts on a directory.
-pub(super) const INITIAL_CLUSTER: &str = "ETCD_INITIAL_CLUSTER";
-/// `new` or `existing`. etcd reads it only when it first starts on a directory.
-pub(super) const INITIAL_CLUSTER_STATE: &str = "ETCD_INITIAL_CLUSTER_STATE";
-/// What makes the cluster's ID another one than that of an earlier cluster of the same names.
-pub(super) const INITIAL_CLUSTER_TOKEN: &str = "ETCD_INITIAL_CLUSTER_TOKEN";
 /// One more in a template's initial cluster, at a name that nobody has (RFC 6761: `.invalid` never resolves): with it
 /// the list is never that of a live cluster, so etcd refuses to start on an empty directory ("member count is unequal").
 /// On a directory with data etcd does not read the list (run: `all::lost_disk`).
 pub(super) const NO_START_WITHOUT_DATA: &str =
     "no-start-without-data=http://a-member-that-lost-its-disk-must-not-start-empty.invalid:2380";
-/// The limit of the database, in bytes.
-const QUOTA: &str = "ETCD_QUOTA_BACKEND_BYTES";
-/// The same as an argument, which etcd prefers to the environment.
-const QUOTA_FLAG: &str = "--quota-backend-bytes";
-const MANAGED: [&str; 2] = [INITIAL_CLUSTER, INITIAL_CLUSTER_STATE];
-
-/// The index of the etcd container in a pod spec.
-pub(super) fn container(pod_spec: &Value, name: &str) -> Option<usize> {
-    named(list(pod_spec, &["containers"]), name)
-}
 
 /// A pod template with the managed environment taken out, and the annotations from which it may
 /// come: what is left differs only when something was changed that a roll-out is for.
@@ -83,13 +69,6 @@ pub(super) fn set(edit: &mut Edit, container: &[&str], name: &str, value: &str) 
     }
 }
 
-/// Whether a container has its cluster's token from this ConfigMap.
-pub(super) fn token_is_from(container: &Value, map: &str) -> bool {
-    let env = list(container, &["env"]);
-    let entry = named(env, INITIAL_CLUSTER_TOKEN).map(|index| &env[index]);
-    entry.and_then(|entry| text(entry, &["valueFrom", "configMapKeyRef", "name"])) == Some(map)
-}
-
 /// Lets etcd start also where the token's ConfigMap is gone: it has data, or joins, and reads no token.
 pub(super) fn start_without_token(edit: &mut Edit, container: &[&str], map: &str) {
     let env = [container, &["env"]].concat();
@@ -105,27 +84,7 @@ pub(super) fn without_start_on_no_data(peers: &str) -> String {
     format!("{peers},{NO_START_WITHOUT_DATA}")
 }
 
-/// The quota that a container sets; `None`: none that is written here.
-pub(super) fn quota(container: &Value) -> Option<u64> {
-    let words: Vec<&str> =
-        ["command", "args"].iter().flat_map(|key| list(container, &[key])).filter_map(Value::as_str).collect();
-    let flag = words.iter().enumerate().find_map(|(at, word)| match word.strip_prefix(QUOTA_FLAG)? {
-        "" => words.get(at + 1).copied(),
-        rest => rest.strip_prefix('='),
-    });
-    let env = list(container, &["env"]);
-    let entry = || named(env, QUOTA).and_then(|index| text(&env[index], &["value"]));
-    flag.or_else(entry)?.parse().ok()
-}
-
-/// The managed entries of a container's environment by name, `null` where there is none.
-pub(super) fn managed(container: &Value) -> Map<String, Value> {
-    let env = list(container, &["env"]);
-    let entry = |name: &str| named(env, name).map_or(Value::Null, |index| env[index].clone());
-    MANAGED.iter().map(|name| ((*name).to_owned(), entry(name))).collect()
-}
-
-/// Puts managed entries back as [`managed`] gave them.
+/// Puts managed entries back as [`managed`](crate::know::environment::managed) gave them.
 pub(super) fn restore(edit: &mut Edit, container: &[&str], own: &Map<String, Value>) {
     let env = [container, &["env"]].concat();
     for name in MANAGED {

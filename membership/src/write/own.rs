@@ -3,9 +3,10 @@
 
 use serde_json::Value;
 
+use super::Edit;
 use super::pod::PERMISSION_VOLUME;
-use super::{Edit, get, list, named};
 use crate::know::names::{ADMIT, ETCD_VERSION, INITIAL_CLUSTER, INITIAL_CLUSTER_STATE, JOINER, PREFIX, WAITS_FOR};
+use crate::know::object::{get, list, named};
 
 /// Those of our annotations that a chart has in its template: what etcd's start comes from.
 const OF_CHARTS: [&str; 2] = [INITIAL_CLUSTER, INITIAL_CLUSTER_STATE];

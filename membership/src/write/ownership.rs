@@ -8,9 +8,9 @@ use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, TestOperation};
 use serde_json::Value;
 
-use super::statefulset::replicas;
-use super::{annotation, list, text};
 use crate::know::names::SCALED_TO;
+use crate::know::object::{annotation, list, text};
+use crate::know::statefulset::replicas;
 
 /// Field managers that write what somebody declared once, not what was asked for just now: Helm 3
 /// and 4, and `kubectl apply` on the client.

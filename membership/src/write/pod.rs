@@ -11,12 +11,16 @@
 use json_patch::Patch;
 use serde_json::{Value, json};
 
-use super::statefulset;
-use super::{Edit, env, get, list, named, own, text};
+use super::{Edit, env, own};
+use crate::know::environment;
 use crate::know::names::{
     ADMIT, ADMIT_COMMAND, ETCD_VERSION, JOINER, Ordinal, PERMISSION, PERMISSION_DIR, SET_ASIDE, TARGET, TURN, Target,
     WAITS_FOR,
 };
+use crate::know::object::{get, list, named, text};
+use crate::know::pod::owned_by;
+use crate::know::statefulset;
+
 use crate::know::record::{Record, State};
 use crate::know::start::{self, BITNAMI_RUN, Start};
 
@@ -57,22 +61,6 @@ pub fn patch(pod: &Value, statefulset: &Value, target: &Target, our_image: &str)
             joiner(pod, ordinal, &record, target, &start, our_image).map_err(|why| refusal(target, ordinal, &why))
         }
     }
-}
-
-/// Whether a pod is this very StatefulSet's: not one that was deleted, nor a person's.
-#[must_use]
-pub fn owned_by(pod: &Value, statefulset: &Value) -> bool {
-    let uid = text(statefulset, &["metadata", "uid"]);
-    list(pod, &["metadata", "ownerReferences"])
-        .iter()
-        .any(|owner| text(owner, &["kind"]) == Some("StatefulSet") && text(owner, &["uid"]) == uid)
-}
-
-/// Whether the kubelet says that it is Ready.
-#[must_use]
-pub fn is_ready(pod: &Value) -> bool {
-    let is = |condition: &Value, field: &str, value: &str| text(condition, &[field]) == Some(value);
-    list(pod, &["status", "conditions"]).iter().any(|it| is(it, "type", "Ready") && is(it, "status", "True"))
 }
 
 fn as_its_chart_made_it(pod: &Value) -> Patch {
@@ -216,12 +204,12 @@ fn joiner(
 
 /// The index of the etcd container, as a part of a path.
 fn container(pod: &Value, target: &Target) -> Option<String> {
-    env::container(get(pod, &["spec"])?, &target.container).map(|index| index.to_string())
+    environment::container(get(pod, &["spec"])?, &target.container).map(|index| index.to_string())
 }
 
 fn set_env(edit: &mut Edit, container: &[&str], peers: &str) {
-    env::set(edit, container, env::INITIAL_CLUSTER, peers);
-    env::set(edit, container, env::INITIAL_CLUSTER_STATE, "existing");
+    env::set(edit, container, environment::INITIAL_CLUSTER, peers);
+    env::set(edit, container, environment::INITIAL_CLUSTER_STATE, "existing");
 }
 
 /// What the etcd container may do (so that a restricted namespace takes the init container too),

@@ -10,8 +10,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use membership::know::names::{Ordinal, Target};
 use membership::know::record::State;
-use membership::write::statefulset;
-use membership::write::volume::{VolumePlan, is_provisioned};
+use membership::know::statefulset;
+use membership::know::volume::{VolumePlan, is_provisioned};
 use serde_json::Value;
 use tokio::time::Instant;
 

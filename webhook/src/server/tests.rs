@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::body::{Body, to_bytes};
-use membership::decide::guard::reset::OnReset;
+use membership::know::annotations::OnReset;
 use membership::know::observed::{Answer, Answered, ListedMember};
 use membership::know::record::{Id, Record, State as Recorded};
 use membership::world::template;

@@ -1,6 +1,7 @@
 //! What is said before etcd may start, and the ways out.
 
-use super::{Claim, Data, Decided, Place, Seen, wanted};
+use super::{Claim, Data, Place, Seen, wanted};
+use crate::know::annotations::Decided;
 use crate::know::names::{BOOTSTRAP, Ordinal};
 use crate::know::record::{Id, State};
 

@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::know::names::{OVERRIDE, Ordinal, Target};
+use crate::know::limits::Room;
+use crate::know::names::{Ordinal, Target};
 use crate::know::observed::{Alarm, Answer, Answered};
 use crate::know::size::size;
 use crate::know::version::Version;
@@ -18,25 +19,8 @@ pub const MOST_APART: i64 = 10_000;
 /// What etcd writes beside its database: the segment of its log in use and the one made ready (64 MiB
 /// each, etcd server/storage/wal).
 pub const LOG: u64 = 128 << 20;
-/// etcd's own quota where none is set (etcd, "Storage size limit").
-pub const DEFAULT_QUOTA: u64 = 2 << 30;
 /// A database below this size is not worth a word, however much of it is free.
 const SMALL: u64 = 64 << 20;
-
-/// The limits that the StatefulSet sets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// The backend quota in bytes, for servers that do not tell it themselves.
-    pub quota: u64,
-    /// What a newcomer's volume holds in bytes, where its claim says so.
-    pub volume: Option<u64>,
-}
-
-impl Default for Room {
-    fn default() -> Self {
-        Self { quota: DEFAULT_QUOTA, volume: None }
-    }
-}
 
 /// Which way the count goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,30 +42,6 @@ pub struct Concern {
     pub way_out: String,
     /// Whether a person may go on all the same ([`Override`]).
     pub liftable: bool,
-}
-
-/// A person's word that one count is wanted though something speaks against it: the value of the
-/// annotation [`OVERRIDE`], `<count>: <reason>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Override {
-    /// For this count and no other.
-    pub count: u32,
-    /// In the person's words.
-    pub reason: String,
-}
-
-impl Override {
-    /// Reads the annotation's value.
-    ///
-    /// # Errors
-    /// What it has to be.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let (count, reason) = text.split_once(':').unwrap_or((text, ""));
-        match (count.trim().parse(), reason.trim()) {
-            (Ok(count), reason) if !reason.is_empty() => Ok(Self { count, reason: reason.to_owned() }),
-            _ => Err(format!("the annotation {OVERRIDE} is {text:?}; it has to be '<count>: <reason>'")),
-        }
-    }
 }
 
 /// The first thing that keeps members from joining or leaving.

@@ -3,33 +3,7 @@
 //! Helm merges its own old and new count and asks nobody: what looks like an upgrade of something else
 //! would remove members. Helm 4 says "conflict" and nothing of a way out (facts-kubernetes K3).
 
-use std::str::FromStr;
-
 use crate::know::names::Target;
-
-/// What becomes of a count that was set through `statefulsets/scale` when the release has another.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnReset {
-    /// The upgrade is refused.
-    #[default]
-    Refuse,
-    /// The live count stays.
-    Keep,
-    /// The release's count is what is wanted now.
-    Follow,
-}
-
-impl FromStr for OnReset {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "refuse" => Ok(Self::Refuse),
-            "keep" => Ok(Self::Keep),
-            "follow" => Ok(Self::Follow),
-            other => Err(format!("{other:?} is none of refuse, keep and follow")),
-        }
-    }
-}
 
 /// The sentence with which it is refused.
 #[must_use]
@@ -48,6 +22,7 @@ pub fn kept(live: u32, asked: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::know::annotations::OnReset;
     use crate::know::names::tests::puls8;
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::know::names::{Ordinal, Target};
-use crate::write::{list, text};
+use crate::know::object::{list, text};
 
 /// What a setting is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use serde_json::json;
 use super::*;
 use crate::know::names::RECORD;
 use crate::know::names::tests::puls8;
+use crate::know::object::annotation;
 use crate::know::record::Id;
 use crate::world::template;
-use crate::write::annotation;
 
 const OURS: &str = "etcd-scaler:1";
 

@@ -2,10 +2,15 @@
 
 use serde_json::json;
 
-use super::super::list;
+use std::collections::BTreeMap;
+
 use super::*;
+use crate::know::names::Ordinal;
 use crate::know::names::tests::puls8;
+use crate::know::object::list;
+use crate::know::observed::{self, Answered};
 use crate::know::record::{Id, State};
+use crate::know::statefulset::{self, behind, claims, lives, rolls_nobody, unknown_strategy};
 use crate::world::template;
 
 mod random;
@@ -246,9 +251,9 @@ fn no_roll_out_is_seen_where_none_is() {
     );
     let canary = with(canary, "/status/updatedReplicas", json!(1));
     assert_eq!(rollout(&canary), None, "their own partition is reached");
-    assert_eq!(super::canary(&canary).unwrap(), "partition 2: 1 of 3 pods are updated");
-    assert_eq!(super::canary(&with(canary, "/status/updateRevision", json!("a"))), None, "one template");
-    assert_eq!(super::canary(&ours), None);
+    assert_eq!(statefulset::canary(&canary).unwrap(), "partition 2: 1 of 3 pods are updated");
+    assert_eq!(statefulset::canary(&with(canary, "/status/updateRevision", json!("a"))), None, "one template");
+    assert_eq!(statefulset::canary(&ours), None);
     let last = with(with(charts(), "/status/updateRevision", json!("b")), "/status/readyReplicas", json!(2));
     assert_eq!(rollout(&last).unwrap(), "all pods are updated, 2 of 3 are Ready");
     let written =

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::know::environment;
 
 fn entry() -> impl Strategy<Value = Value> {
     let name = prop::sample::select(vec!["ETCD_INITIAL_CLUSTER", "ETCD_INITIAL_CLUSTER_STATE", "ETCD_LOG_LEVEL", "X"]);
@@ -158,10 +159,10 @@ proptest! {
         // Touches only what the design names.
         prop_assert_eq!(not_ours(&stored), not_ours(&new));
 
-        let managed = update.manages() && env::container(&stored["spec"]["template"]["spec"], "etcd").is_some();
+        let managed = update.manages() && environment::container(&stored["spec"]["template"]["spec"], "etcd").is_some();
         let rewritten = rollout(&old).is_none() || get(&old, &TEMPLATE) != get(&new, &TEMPLATE);
         if managed && rewritten {
-            let index = env::container(&stored["spec"]["template"]["spec"], "etcd").unwrap();
+            let index = environment::container(&stored["spec"]["template"]["spec"], "etcd").unwrap();
             let container = &stored["spec"]["template"]["spec"]["containers"][index];
             let values = |name: &str| -> Vec<&Value> {
                 list(container, &["env"]).iter().filter(|e| text(e, &["name"]) == Some(name)).collect()
@@ -174,9 +175,9 @@ proptest! {
             if made_from && !start.scripts {
                 wanted = env::without_start_on_no_data(&wanted);
             }
-            prop_assert_eq!(values(env::INITIAL_CLUSTER), [&json!({ "name": env::INITIAL_CLUSTER, "value": wanted })]);
+            prop_assert_eq!(values(INITIAL_CLUSTER), [&json!({ "name": INITIAL_CLUSTER, "value": wanted })]);
             if !start.state_does_harm {
-                prop_assert_eq!(values(env::INITIAL_CLUSTER_STATE), [&json!({ "name": env::INITIAL_CLUSTER_STATE, "value": "existing" })]);
+                prop_assert_eq!(values(INITIAL_CLUSTER_STATE), [&json!({ "name": INITIAL_CLUSTER_STATE, "value": "existing" })]);
             }
         }
 

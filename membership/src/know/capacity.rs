@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
+use crate::know::object::{get, list, text};
 use crate::know::size::{quantity, size};
-use crate::write::{get, list, text};
 
 /// The label by which pods are kept on nodes of their own.
 const HOSTNAME: &str = "kubernetes.io/hostname";

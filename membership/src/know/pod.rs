@@ -1,0 +1,21 @@
+//! Reading a pod.
+
+use serde_json::Value;
+
+use super::object::{list, text};
+
+/// Whether a pod is this very StatefulSet's: not one that was deleted, nor a person's.
+#[must_use]
+pub fn owned_by(pod: &Value, statefulset: &Value) -> bool {
+    let uid = text(statefulset, &["metadata", "uid"]);
+    list(pod, &["metadata", "ownerReferences"])
+        .iter()
+        .any(|owner| text(owner, &["kind"]) == Some("StatefulSet") && text(owner, &["uid"]) == uid)
+}
+
+/// Whether the kubelet says that it is Ready.
+#[must_use]
+pub fn is_ready(pod: &Value) -> bool {
+    let is = |condition: &Value, field: &str, value: &str| text(condition, &[field]) == Some(value);
+    list(pod, &["status", "conditions"]).iter().any(|it| is(it, "type", "Ready") && is(it, "status", "True"))
+}
