@@ -2,36 +2,11 @@
 //! a joining pod waits for it, and what a person asks (docs/commands.md).
 
 mod admit;
-mod apply;
-mod args;
-mod before;
-mod bootstrap;
-mod budget;
-mod deleted;
-#[cfg(test)]
-mod documented;
-mod drift;
+mod checks;
+mod cli;
+mod commands;
 mod failpoint;
-mod immutable;
-mod lease;
-mod leave;
-mod objects;
-mod observe;
-mod plan;
-mod pods;
-mod pools;
-mod preflight;
-mod replace;
-mod report;
-mod scale;
-mod serving;
-mod snapshot;
-mod status;
-mod table;
-mod unused;
-mod validate;
-mod volumes;
-mod waiting;
+mod run;
 
 use std::process::ExitCode;
 
@@ -41,10 +16,10 @@ use clap::Parser;
 async fn main() -> ExitCode {
     // One crypto provider for every connection; kube and etcd-client pick it up.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
-        return report::failed("another crypto provider was installed before ring");
+        return kubernetes::report::failed("another crypto provider was installed before ring");
     }
-    match args::Args::parse().run().await {
+    match cli::Args::parse().run().await {
         Ok(code) => code,
-        Err(error) => report::failed(&format!("{error:#}")),
+        Err(error) => kubernetes::report::failed(&format!("{error:#}")),
     }
 }

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use flags::{TargetArgs, VolumeArgs};
 use kube::Client;
+use kubernetes::flags::{TargetArgs, VolumeArgs};
 use membership::know::annotations::OnReset;
 use membership::know::names::Target;
 use tokio::sync::watch;

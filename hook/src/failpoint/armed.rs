@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::Failpoint;
 use super::names::{ANNOTATION, VARIABLE};
-use crate::lease::Lease;
+use kubernetes::lease::Lease;
 
 /// How often is looked whether to go on.
 const LOOK: Duration = Duration::from_millis(100);

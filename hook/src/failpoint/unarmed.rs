@@ -5,7 +5,7 @@ use std::future::{Ready, ready};
 use membership::know::record::Record;
 
 use super::Failpoint;
-use crate::lease::Lease;
+use kubernetes::lease::Lease;
 
 /// Stops here if a test asked for it.
 pub fn at(_: Failpoint, _: &Lease) -> Ready<()> {

@@ -1,0 +1,219 @@
+//! The init container of a joining pod: etcd starts when the Job permits it and the data
+//! directory fits; a removed member's data is set aside.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use etcd::{DataDir, cleared, identify, is_cleared, keep_aside, set_aside};
+use membership::know::record::{Id, Permission};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use kubernetes::report;
+use kubernetes::waiting;
+
+/// How often the downward-API file is read. The kubelet writes it well under 1 s after the
+/// annotation (measured); reading a small file is nothing.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often the wait is said again.
+const REPEAT: Duration = Duration::from_secs(30);
+
+/// What is known of the cluster when the pod is made.
+#[derive(Debug)]
+pub struct Known {
+    /// The cluster that this pod is to join.
+    pub cluster: Id,
+    /// The members of the other ordinals.
+    pub others: Vec<Id>,
+}
+
+/// Waits for the permission, then lets etcd start on this directory or refuses.
+///
+/// Waiting has no deadline of its own: the Job has one, and until it adds the member nothing
+/// depends on this pod.
+pub async fn run(
+    data_dir: &Path,
+    permission_file: &Path,
+    uid_file: Option<&Path>,
+    known: &Known,
+) -> anyhow::Result<()> {
+    let refused = || format!("{} is refused", data_dir.display());
+    // What no permission will make good is better said before the member is added than after.
+    hopeless(identify(data_dir)?, known).with_context(refused)?;
+    // The first process of a container ignores signals that it does not listen for.
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let mut said = None;
+    let telling = async {
+        if let Some(file) = uid_file {
+            waiting::tell(file).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::pin!(telling);
+    let permission = loop {
+        if let Some(permission) = read(permission_file)? {
+            break permission;
+        }
+        if said.is_none_or(|since: tokio::time::Instant| since.elapsed() >= REPEAT) {
+            info!(
+                "waiting for the etcd-scaler Job to add this member to etcd; how to follow it: annotation etcd-scaler.io/waits-for of this pod"
+            );
+            said = Some(tokio::time::Instant::now());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = &mut telling => {}
+            _ = terminate.recv() => bail!("the pod is deleted before the member was added"),
+        }
+    };
+    let mut verdict = judge(identify(data_dir)?, &permission).with_context(refused)?;
+    if let Some(old) = &verdict.set_aside
+        && let Some(kept) = set_aside(data_dir, old)?
+    {
+        verdict.says = format!("{}; what was there is kept in {}", verdict.says, kept.display());
+    }
+    info!("{}", verdict.says);
+    report::last_word(&verdict.says);
+    Ok(())
+}
+
+/// Sets aside whatever is in the directory, for a cluster that begins anew by a person's word. Nothing is deleted. Once
+/// for each bootstrap: a pod that is made again must not have the new cluster's data set aside.
+///
+/// # Errors
+/// When it could not be moved.
+pub fn clear(data_dir: &Path, bootstrap: &str) -> anyhow::Result<()> {
+    if is_cleared(data_dir, bootstrap) {
+        info!("{} was cleared before: what is there is the new cluster's", data_dir.display());
+        return Ok(());
+    }
+    let name = match identify(data_dir) {
+        Ok(DataDir::Member { member, cluster }) => format!("{cluster}-{member}"),
+        Ok(DataDir::Empty) => "without-a-log".into(),
+        Err(_) => "unreadable".into(),
+    };
+    let says = match keep_aside(data_dir, &name)? {
+        Some(kept) => format!("what was there is kept in {}", kept.display()),
+        None => format!("{} is empty", data_dir.display()),
+    };
+    cleared(data_dir, bootstrap)?;
+    info!("{says}");
+    report::last_word(&says);
+    Ok(())
+}
+
+fn read(file: &Path) -> anyhow::Result<Option<Permission>> {
+    match std::fs::read_to_string(file) {
+        // The file exists, empty, until the annotation is set.
+        Ok(text) if text.trim().is_empty() => Ok(None),
+        Ok(text) => serde_json::from_str(&text)
+            .map(Some)
+            .with_context(|| format!("{} is not a permission: {text:?}", file.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("failed to read {}", file.display())),
+    }
+}
+
+/// etcd may start.
+#[derive(Debug)]
+struct Verdict {
+    says: String,
+    /// What is in the directory is moved aside first, under this name.
+    set_aside: Option<String>,
+}
+
+/// Data on which this pod will never start, whatever ID it is given.
+fn hopeless(found: DataDir, known: &Known) -> anyhow::Result<()> {
+    match found {
+        DataDir::Member { cluster, .. } if cluster != known.cluster => anothers(cluster, known.cluster),
+        DataDir::Member { member, .. } if known.others.contains(&member) => shared(member),
+        _ => Ok(()),
+    }
+}
+
+fn judge(found: DataDir, permission: &Permission) -> anyhow::Result<Verdict> {
+    let Permission { member: own, cluster: ours, live } = permission;
+    match found {
+        // A start that failed leaves files without a log; nothing of them is of use.
+        DataDir::Empty => Ok(Verdict {
+            says: format!("permitted: starting as member {own} of cluster {ours} on an empty data directory"),
+            set_aside: Some("without-a-log".into()),
+        }),
+        DataDir::Member { cluster, .. } if cluster != *ours => anothers(cluster, *ours),
+        DataDir::Member { member, .. } if member == *own => Ok(Verdict {
+            says: format!("permitted: starting again as member {own} of cluster {ours} on its own data"),
+            set_aside: None,
+        }),
+        DataDir::Member { member, .. } if live.contains(&member) => shared(member),
+        DataDir::Member { member, .. } => Ok(Verdict {
+            says: format!(
+                "permitted: starting as member {own} of cluster {ours}, not on the data of removed member {member}"
+            ),
+            set_aside: Some(member.to_string()),
+        }),
+    }
+}
+
+fn anothers<T>(cluster: Id, ours: Id) -> anyhow::Result<T> {
+    bail!(
+        "it holds data of another cluster ({cluster}, this one is {ours}); starting on it would split the Service. If that data is of no use, move the directory's content away on this node, then delete this pod"
+    )
+}
+
+fn shared<T>(member: Id) -> anyhow::Result<T> {
+    bail!(
+        "it holds the data of member {member}, which is another pod's in etcd's member list now; two members must never share data. Find out which volume belongs to that pod, then delete this pod"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(found: DataDir) -> anyhow::Result<Verdict> {
+        let permission = Permission { member: Id(4), cluster: Id(9), live: vec![Id(1), Id(2), Id(3), Id(4)] };
+        judge(found, &permission)
+    }
+
+    #[test]
+    fn an_empty_directory_and_ones_own_data_are_let_go() {
+        assert_eq!(judged(DataDir::Empty).unwrap().set_aside.as_deref(), Some("without-a-log"));
+        assert_eq!(judged(DataDir::Member { member: Id(4), cluster: Id(9) }).unwrap().set_aside, None);
+    }
+
+    #[test]
+    fn a_removed_members_data_is_set_aside_under_its_id() {
+        let verdict = judged(DataDir::Member { member: Id(7), cluster: Id(9) }).unwrap();
+        assert_eq!(verdict.set_aside.as_deref(), Some("0000000000000007"));
+        says(&verdict.says, "removed member 0000000000000007");
+    }
+
+    #[test]
+    fn anybody_elses_data_is_refused_at_once_where_it_can_be_told() {
+        let known = Known { cluster: Id(9), others: vec![Id(1), Id(2)] };
+        let other = |member, cluster| DataDir::Member { member: Id(member), cluster: Id(cluster) };
+        for (found, part) in [(other(4, 8), "another cluster"), (other(2, 9), "another pod's")] {
+            says(&judged(found).unwrap_err().to_string(), part);
+            says(&hopeless(found, &known).unwrap_err().to_string(), part);
+        }
+        for found in [DataDir::Empty, other(4, 9), other(7, 9)] {
+            assert!(hopeless(found, &known).is_ok(), "{found:?}");
+        }
+    }
+
+    fn says(text: &str, part: &str) {
+        assert!(text.contains(part), "{text}");
+    }
+
+    #[test]
+    fn an_empty_file_is_no_permission_and_garbage_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("permission");
+        assert!(read(&file).unwrap().is_none());
+        std::fs::write(&file, "").unwrap();
+        assert!(read(&file).unwrap().is_none());
+        std::fs::write(&file, "{").unwrap();
+        assert!(read(&file).is_err());
+    }
+}

@@ -1,0 +1,131 @@
+//! What is seen to before members change, by whoever begins the change: the check before an upgrade, or the run itself.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::api::ListParams;
+use membership::know::capacity;
+use membership::know::names::Target;
+use membership::know::record::{Record, State};
+use membership::know::statefulset::override_of;
+use membership::know::volume::{VolumePlan, is_provisioned};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::checks::pools::DiskPools;
+use crate::checks::snapshot;
+use kubernetes::objects::Objects;
+use kubernetes::report::Reports;
+use kubernetes::statefulset::record;
+
+/// What is looked at and taken.
+#[derive(Clone, Debug)]
+pub struct Before {
+    /// Newcomers' volumes are made by this.
+    pub volumes: VolumePlan,
+    /// Members join only while storage is well.
+    pub pools: DiskPools,
+    /// Where a snapshot is taken; `None`: none is.
+    pub snapshot: Option<Snapshots>,
+}
+
+/// Where snapshots are kept.
+#[derive(Clone, Debug)]
+pub struct Snapshots {
+    /// The directory.
+    pub dir: PathBuf,
+    /// How many; `None`: all.
+    pub keep: Option<NonZeroUsize>,
+    /// The age of one that need not be taken again.
+    pub max_age: Duration,
+}
+
+impl Before {
+    /// Before `statefulset`'s members become `wanted`. What is half done is ended first, and without a record nothing
+    /// changes: then there is nothing to see to.
+    ///
+    /// # Errors
+    /// What keeps the change from beginning; nothing was changed.
+    pub async fn see_to(
+        &self,
+        objects: &Objects,
+        reports: &Reports,
+        target: &Target,
+        statefulset: &StatefulSet,
+        wanted: u32,
+        end: Instant,
+    ) -> anyhow::Result<()> {
+        let whole = |record: &Record| record.members.values().all(|recorded| recorded.state == State::Member);
+        let Some(record) = record(statefulset)?.filter(whole) else { return Ok(()) };
+        // Fewer may be the cure where storage is sick.
+        if record.count() < wanted {
+            let live = serde_json::to_value(statefulset)?;
+            if let Some(found) = self.pools.found(&objects.client).await? {
+                match override_of(&live) {
+                    Some(Ok(lifted)) if lifted.count == wanted => warn!("{found}. Lifted: {}", lifted.reason),
+                    _ => bail!("{found}. No member was added"),
+                }
+            }
+            if let Some(found) = no_volume(objects, &self.volumes, &live).await? {
+                bail!("{found}, and upgrade again. No member was added");
+            }
+            for warning in self.warnings(objects, &record, &live, wanted).await? {
+                reports.trouble("ScaleWarning", warning).await;
+            }
+        }
+        if let Some(snapshots) = self.snapshot.as_ref().filter(|_| record.count() != wanted) {
+            info!("{}", snapshot::before(snapshots, target, end).await?);
+        }
+        Ok(())
+    }
+
+    /// What may go wrong, and is tried all the same.
+    async fn warnings(
+        &self,
+        objects: &Objects,
+        record: &Record,
+        live: &Value,
+        wanted: u32,
+    ) -> anyhow::Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        match objects.nodes.list(&ListParams::default()).await {
+            Ok(nodes) => warnings.extend(capacity::too_few_nodes(live, &values(&nodes.items)?, wanted)),
+            Err(error) => warnings.push(format!("whether there is a node for each newcomer is not known: {error}")),
+        }
+        if record.count() == 1 && self.snapshot.is_none() {
+            warnings.push(
+                "one member holds everything there is, and no snapshot of it is taken before a second joins (snapshot.enabled, docs/snapshot.md)".into(),
+            );
+        }
+        Ok(warnings)
+    }
+}
+
+/// What keeps newcomers' claims from a volume.
+async fn no_volume(objects: &Objects, plan: &VolumePlan, live: &Value) -> anyhow::Result<Option<String>> {
+    let Some((asked, class)) = capacity::claim(live) else { return Ok(None) };
+    Ok(match class {
+        // Somebody makes volumes by hand for such claims.
+        Some("") => None,
+        Some(class) => {
+            let found = objects.classes.get_opt(class).await;
+            let found = found.with_context(|| format!("failed to read StorageClass {class}"))?;
+            let ours = !is_provisioned(found.as_ref().map(|class| class.provisioner.as_str()));
+            capacity::too_small(&plan.capacity, asked).filter(|_| ours)
+        }
+        None => {
+            let all =
+                objects.classes.list(&ListParams::default()).await.context("failed to list the StorageClasses")?;
+            capacity::no_default(&values(&all.items)?)
+        }
+    })
+}
+
+fn values<K: Serialize>(objects: &[K]) -> anyhow::Result<Vec<Value>> {
+    objects.iter().map(|object| Ok(serde_json::to_value(object)?)).collect()
+}

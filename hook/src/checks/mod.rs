@@ -1,0 +1,9 @@
+//! What is looked at before anything is changed: what Helm would change, the members, disk pools, room, a snapshot.
+
+pub mod before;
+pub mod deleted;
+pub mod immutable;
+pub mod pools;
+pub mod preflight;
+pub mod snapshot;
+pub mod unused;

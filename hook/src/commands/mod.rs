@@ -1,0 +1,3 @@
+//! What else a person or Helm asks for.
+
+pub mod leave;
