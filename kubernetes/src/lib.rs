@@ -1,5 +1,5 @@
 //! What both programs need of Kubernetes: the client and how its requests fail ([`objects`]), the StatefulSet, its pods
-//! and volumes as the domain wants to know them, the Lease, Events and the log, the flags.
+//! and volumes as the domain wants to know them, watches, the Lease, Events and the log, the flags.
 
 pub mod flags;
 pub mod lease;
@@ -10,3 +10,4 @@ pub mod serving;
 pub mod statefulset;
 pub mod volumes;
 pub mod waiting;
+pub mod watch;

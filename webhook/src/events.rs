@@ -118,11 +118,11 @@ pub fn hash(parts: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake_api::FakeApi;
+    use crate::health::fake_api::FakeApi;
 
     #[tokio::test]
     async fn the_same_event_has_the_same_name_for_five_minutes() {
-        let target = crate::cluster::tests::target();
+        let target = crate::health::cluster::tests::target();
         let events = Events::new(&FakeApi::default().client(), &target, "pod".into());
         let at = |second| jiff::Timestamp::from_second(second).unwrap();
         let event = |note: &str, second| events.event("uid", Reason::Refused, note, at(second));

@@ -2,21 +2,10 @@
 //! no Helm hook will.
 
 mod admission;
-mod args;
-mod bundle;
-mod certificate;
-mod cluster;
-mod controller;
+mod cli;
 mod events;
-#[cfg(test)]
-mod fake_api;
 mod health;
-mod held;
 mod launcher;
-mod lost_claim;
-mod lost_disk;
-mod owner;
-mod readiness;
 mod server;
 
 use clap::Parser;
@@ -24,5 +13,5 @@ use clap::Parser;
 // One thread: what is done here is little, and the idle process should be small.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    args::Args::parse().run().await
+    cli::Args::parse().run().await
 }

@@ -166,10 +166,10 @@ fn jobs_come_and_go() {
 
 #[tokio::test]
 async fn the_second_to_make_a_job_is_told_that_it_exists() {
-    let api = crate::fake_api::FakeApi::default();
-    let (client, target) = (api.client(), crate::cluster::tests::target());
+    let api = crate::health::fake_api::FakeApi::default();
+    let (client, target) = (api.client(), crate::health::cluster::tests::target());
     let events = Events::new(&client, &target, "pod".into());
-    let cluster = crate::cluster::tests::cluster(&client);
+    let cluster = crate::health::cluster::tests::cluster(&client);
     let launcher = Launcher::new(&client, &target, membership::world::plan(), cluster, events);
     let need = memory().need;
     assert!(launcher.make(&need, 0).await.is_err(), "no CronJob");

@@ -109,8 +109,8 @@ fn next(object: &Value) -> Option<Ordinal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::tests::target;
-    use crate::fake_api::FakeApi;
+    use crate::health::cluster::tests::target;
+    use crate::health::fake_api::FakeApi;
     use membership::world::plan;
     use serde_json::json;
 

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::*;
-use crate::cluster::tests::{cluster, target};
+use crate::admission::held::Held;
 use crate::events::Events;
-use crate::fake_api::FakeApi;
 use crate::health::Health;
-use crate::held::Held;
+use crate::health::cluster::tests::{cluster, target};
+use crate::health::fake_api::FakeApi;
 
 const STATEFULSET: &str = "/apis/apps/v1/namespaces/puls8/statefulsets/puls8-etcd";
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/puls8/events/";
@@ -29,7 +29,7 @@ struct Bench {
 }
 
 fn answers() -> BTreeMap<u32, Answered> {
-    let target = crate::cluster::tests::target();
+    let target = crate::health::cluster::tests::target();
     let list = (0..3).map(|o| ListedMember {
         id: Id(o.into()),
         name: format!("puls8-etcd-{o}"),
@@ -439,7 +439,7 @@ async fn alive_at_once_and_ready_when_all_was_seen() {
     assert_eq!(bench.get("/readyz").await, StatusCode::SERVICE_UNAVAILABLE);
     bench.readiness.bundles(true);
     bench.readiness.listener_answered();
-    let live = watch::channel(crate::cluster::Live::Absent).1;
+    let live = watch::channel(crate::health::cluster::Live::Absent).1;
     bench.readiness.clone().watch_synced(live).await;
     assert_eq!(bench.get("/readyz").await, StatusCode::OK);
     bench.readiness.stopping();
@@ -451,7 +451,8 @@ async fn the_listener_answers_over_tls_under_the_services_name_alone() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let api = FakeApi::default();
     let names = vec!["hook.puls8.svc".to_owned()];
-    let certificates = crate::certificate::Certificates::load(&api.client(), "puls8", "tls", names).await.unwrap();
+    let certificates =
+        crate::server::certificate::Certificates::load(&api.client(), "puls8", "tls", names).await.unwrap();
     let authority = certificates.authority().borrow().clone();
     let handle = Handle::new();
     let serve = axum_server::bind_rustls(SocketAddr::from(([127, 0, 0, 1], 0)), certificates.listener().await.unwrap());

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::cluster::{Cluster, Live};
+use crate::health::cluster::{Cluster, Live};
 
 /// How often the controller is asked for a sign while it was never seen.
 const ASK: Duration = Duration::from_secs(5);

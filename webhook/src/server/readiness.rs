@@ -5,10 +5,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tracing::info;
 
-use crate::cluster::Live;
+use crate::health::cluster::Live;
+
+/// How often is looked whether something is still missing.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// The conditions, each set by the task that sees to it.
 #[derive(Default)]
@@ -34,6 +39,14 @@ impl Readiness {
             (!stopping.load(Ordering::Relaxed), "stopping"),
         ];
         all.into_iter().filter_map(|(seen, missing)| (!seen).then_some(missing)).collect()
+    }
+
+    /// Waits until nothing is missing.
+    pub async fn ready(&self) {
+        while !self.missing().is_empty() {
+            tokio::time::sleep(LOOK).await;
+        }
+        info!("ready");
     }
 
     /// Whether the configurations have our authority; gives whether that is news.

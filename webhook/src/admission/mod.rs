@@ -2,6 +2,8 @@
 //! their inputs are put together. A decision writes nothing but an Event, and on a dry run not
 //! even that.
 
+pub mod held;
+
 use std::time::Duration;
 
 use json_patch::Patch;
@@ -23,11 +25,11 @@ use membership::write::statefulset::{Update, created, keep_count, over_kept_volu
 use serde_json::Value;
 use tracing::warn;
 
-use crate::cluster::Cluster;
-use crate::controller;
+use crate::admission::held::Held;
 use crate::events::{Events, Reason};
 use crate::health::Health;
-use crate::held::Held;
+use crate::health::cluster::Cluster;
+use crate::health::controller;
 
 /// The answer to a request.
 #[derive(Debug, PartialEq)]

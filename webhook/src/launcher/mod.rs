@@ -8,6 +8,9 @@
 //! or a member that answers anew, starts it again.
 
 mod job;
+pub mod lost_claim;
+pub mod lost_disk;
+pub mod owner;
 mod volume;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,10 +32,11 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::cluster::{Change, Cluster, FIELD_MANAGER, Live, follow};
 use crate::events::{Events, Reason, hash};
 use crate::health::Health;
+use crate::health::cluster::{Cluster, FIELD_MANAGER, Live};
 use job::Seen;
+use kubernetes::watch::{Change, follow};
 use volume::Volumes;
 
 /// How long a change waits for Helm's own Job, which does the same work when it comes: it is made

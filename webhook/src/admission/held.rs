@@ -10,8 +10,8 @@ use membership::know::names::Ordinal;
 use membership::know::statefulset;
 use tokio::sync::watch;
 
-use crate::cluster::{Cluster, Live};
 use crate::health::Health;
+use crate::health::cluster::{Cluster, Live};
 
 /// How often is looked whether it may go on: as often as members are asked.
 const LOOK: Duration = Duration::from_secs(2);

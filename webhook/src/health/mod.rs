@@ -1,5 +1,10 @@
 //! The members' health, kept warm: admission reads what is here and never waits for etcd.
 
+pub mod cluster;
+pub mod controller;
+#[cfg(test)]
+pub mod fake_api;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +18,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{debug, info};
 
-use crate::cluster::{Cluster, Live};
+use crate::health::cluster::{Cluster, Live};
 
 /// How often the members are asked. Well within [`membership::decide::guard::MAX_AGE`], so that one slow
 /// round does not make the health unknown.

@@ -22,7 +22,8 @@ use rcgen::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::cluster::{FIELD_MANAGER, follow};
+use crate::health::cluster::FIELD_MANAGER;
+use kubernetes::watch::follow;
 
 /// How often it is looked whether the certificate is due; that asks nobody.
 const EVERY: Duration = Duration::from_secs(3600);

@@ -17,7 +17,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use crate::cluster::FIELD_MANAGER;
+use crate::health::cluster::FIELD_MANAGER;
 
 /// How often is looked again: a person, or `helm upgrade --force`, may have made one anew.
 const AGAIN: Duration = Duration::from_secs(600);
@@ -106,7 +106,7 @@ impl Owned {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake_api::FakeApi;
+    use crate::health::fake_api::FakeApi;
 
     const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/ours-webhook";
     const POLICY: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/ours";

@@ -1,31 +1,26 @@
 //! The one StatefulSet: watched, read live, woken.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, pin_mut};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::ApiResource;
-use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch_objects};
+use kube::runtime::watcher;
 use kube::{Api, Client};
+use kubernetes::watch::{Change, follow};
 use membership::know::names::{Ordinal, RECORD, Target};
 use membership::know::record::Record;
 use membership::know::start::{self, NotUnderstood};
 use membership::know::statefulset;
 use membership::write::ownership;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{info, warn};
-
-use crate::readiness::Readiness;
 
 /// How long the API server may take for a read during admission: less than the webhooks'
 /// `timeoutSeconds` (2 s for pods), so that the answer says what did not answer.
@@ -230,15 +225,11 @@ impl Cluster {
         }
     }
 
-    /// Once ready, wakes the StatefulSet's controller as long as it is behind: it may have been
+    /// Wakes the StatefulSet's controller as long as it is behind: it may have been
     /// refused while no webhook served, and then waits up to 1000 s before it tries again
     /// (facts-kubernetes D). Any write of the StatefulSet makes it try at once (K5). More than
     /// once, because the Service may not lead here yet when the first try comes.
-    pub async fn wake_when_ready(self, readiness: Arc<Readiness>) {
-        while !readiness.missing().is_empty() {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-        info!("ready");
+    pub async fn wake_while_behind(self) {
         for _ in 0..MOST_WAKES {
             match self.read().await {
                 Ok(Some(object)) if self.not_understood(&object).is_some() => return,
@@ -314,36 +305,6 @@ fn value_of(object: &DynamicObject) -> Value {
         entries.retain(|entry| entry.subresource.as_deref() == Some("scale"));
     }
     serde_json::to_value(object).unwrap_or_default()
-}
-
-/// What a watch tells.
-pub enum Change<K> {
-    /// This object exists as given.
-    Is(K),
-    /// This object is gone.
-    Gone(K),
-    /// These are all there are.
-    All(Vec<K>),
-}
-
-/// Follows a watch for ever, through errors.
-pub async fn follow<K>(api: Api<K>, config: watcher::Config, what: &'static str, mut tell: impl FnMut(Change<K>))
-where
-    K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,
-{
-    let stream = watch_objects(api, config).default_backoff();
-    pin_mut!(stream);
-    let mut all = Vec::new();
-    while let Some(event) = stream.next().await {
-        match event {
-            Ok(Event::Init) => all.clear(),
-            Ok(Event::InitApply(object)) => all.push(object),
-            Ok(Event::InitDone) => tell(Change::All(std::mem::take(&mut all))),
-            Ok(Event::Apply(object)) => tell(Change::Is(object)),
-            Ok(Event::Delete(object)) => tell(Change::Gone(object)),
-            Err(error) => warn!(%error, "cannot watch {what}, trying again"),
-        }
-    }
 }
 
 #[cfg(test)]

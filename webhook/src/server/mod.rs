@@ -1,5 +1,9 @@
 //! The HTTPS listener: `/mutate`, `/validate`, `/livez`, `/readyz`.
 
+pub mod bundle;
+pub mod certificate;
+pub mod readiness;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +25,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::admission::{Admission, NoVerdict, Verdict};
-use crate::readiness::Readiness;
+use crate::server::readiness::Readiness;
 
 /// A review holds two objects of at most 1.5 MiB each, as JSON.
 const BODY_LIMIT: usize = 8 << 20;

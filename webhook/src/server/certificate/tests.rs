@@ -1,7 +1,7 @@
 //! The pair as such, and replicas that agree on one.
 
 use super::*;
-use crate::fake_api::FakeApi;
+use crate::health::fake_api::FakeApi;
 
 const PATH: &str = "/api/v1/namespaces/puls8/secrets/tls";
 

@@ -14,19 +14,19 @@ use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use crate::admission::Admission;
-use crate::bundle::Bundles;
-use crate::certificate::Certificates;
-use crate::cluster::Cluster;
-use crate::controller;
+use crate::admission::held::Held;
 use crate::events::Events;
 use crate::health::Health;
-use crate::held::Held;
+use crate::health::cluster::Cluster;
+use crate::health::controller;
 use crate::launcher::Launcher;
-use crate::lost_claim::Claims;
-use crate::lost_disk;
-use crate::owner::Owned;
-use crate::readiness::Readiness;
+use crate::launcher::lost_claim::Claims;
+use crate::launcher::lost_disk;
+use crate::launcher::owner::Owned;
 use crate::server;
+use crate::server::bundle::Bundles;
+use crate::server::certificate::Certificates;
+use crate::server::readiness::Readiness;
 
 /// The admission server of one etcd StatefulSet, and the launcher of its scaling Job.
 #[derive(clap::Parser)]
@@ -165,7 +165,11 @@ impl Args {
         tokio::spawn(readiness.clone().watch_synced(live.clone()));
         tokio::spawn(server::check_own_listener(listen.port(), names[0].clone(), authority, readiness.clone()));
         tokio::spawn(held.wake(cluster.clone(), live.clone(), health.clone()));
-        tokio::spawn(cluster.clone().wake_when_ready(readiness.clone()));
+        let (ready, behind) = (readiness.clone(), cluster.clone());
+        tokio::spawn(async move {
+            ready.ready().await;
+            behind.wake_while_behind().await;
+        });
         tokio::spawn(controller::ask(cluster.clone(), live.clone()));
         tokio::spawn(lost_disks);
         tokio::spawn(launcher.run(live, health, kept));

@@ -1,6 +1,6 @@
 //! Says in an Event when a member's disk was lost: etcd refuses to start on the empty directory,
 //! which is what is wanted, but its own line ("cannot fetch cluster info from peer urls") tells
-//! nobody so. And looks for pods that wait for a volume ([`crate::lost_claim`]).
+//! nobody so. And looks for pods that wait for a volume ([`crate::launcher::lost_claim`]).
 //!
 //! Looked for only while a recorded member does not answer; an idle webhook asks nothing.
 
@@ -15,10 +15,10 @@ use membership::know::statefulset;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::cluster::{Cluster, Live};
 use crate::events::{Events, Reason};
 use crate::health::Health;
-use crate::lost_claim::Claims;
+use crate::health::cluster::{Cluster, Live};
+use crate::launcher::lost_claim::Claims;
 
 /// How often pods of silent members are looked at: a claim that was deleted is noticed within 10 s.
 const LOOK: Duration = Duration::from_secs(2);

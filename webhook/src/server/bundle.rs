@@ -21,8 +21,9 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::cluster::{FIELD_MANAGER, follow};
-use crate::readiness::Readiness;
+use crate::health::cluster::FIELD_MANAGER;
+use crate::server::readiness::Readiness;
+use kubernetes::watch::follow;
 
 /// How soon what was patched is read back.
 const READ_BACK: Duration = Duration::from_millis(500);
