@@ -67,6 +67,22 @@ impl TargetArgs {
     }
 }
 
+/// The Lease of the runs.
+#[derive(Debug, Args)]
+pub struct LeaseArgs {
+    /// The Lease that lets one run work at a time [default: <statefulset>-scaler].
+    #[arg(long, env = "ETCD_SCALER_LEASE")]
+    lease: Option<String>,
+}
+
+impl LeaseArgs {
+    /// Its name.
+    #[must_use]
+    pub fn name(self, target: &Target) -> String {
+        self.lease.unwrap_or_else(|| format!("{}-scaler", target.statefulset))
+    }
+}
+
 /// How volumes are made.
 #[derive(Debug, Args)]
 pub struct VolumeArgs {

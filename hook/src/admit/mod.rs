@@ -1,7 +1,7 @@
 //! The init container of a joining pod: etcd starts when the Job permits it and the data
 //! directory fits; a removed member's data is set aside.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -19,25 +19,72 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How often the wait is said again.
 const REPEAT: Duration = Duration::from_secs(30);
 
+/// The flags of the wait.
+#[derive(Debug, clap::Args)]
+pub struct AdmitArgs {
+    /// etcd's data directory.
+    #[arg(long)]
+    data_dir: PathBuf,
+    /// The pod's annotation with the permission, as a downward-API file.
+    #[arg(long)]
+    permission_file: PathBuf,
+    /// The downward-API file in which this pod's UID is: it is told to the Job that asks whether this pod waits.
+    #[arg(long)]
+    uid_file: Option<PathBuf>,
+    /// The ID of the cluster that is joined.
+    #[arg(long)]
+    cluster: Id,
+    /// The ID of another pod's member, when this pod was made; once for each.
+    #[arg(long = "other")]
+    others: Vec<Id>,
+}
+
+impl AdmitArgs {
+    /// Waits for the permission, then lets etcd start on this directory or refuses.
+    ///
+    /// # Errors
+    /// Why it refuses.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let Self { data_dir, permission_file, uid_file, cluster, others } = self;
+        run(&data_dir, &permission_file, uid_file.as_deref(), &Known { cluster, others }).await
+    }
+}
+
+/// The flags of setting aside.
+#[derive(Debug, clap::Args)]
+pub struct SetAsideArgs {
+    /// etcd's data directory.
+    #[arg(long)]
+    data_dir: PathBuf,
+    /// The UID of the StatefulSet in which the cluster begins: for each it is done once.
+    #[arg(long = "for")]
+    bootstrap: String,
+}
+
+impl SetAsideArgs {
+    /// Sets aside what is in the directory.
+    ///
+    /// # Errors
+    /// When it could not be moved.
+    pub fn run(self) -> anyhow::Result<()> {
+        clear(&self.data_dir, &self.bootstrap)
+    }
+}
+
 /// What is known of the cluster when the pod is made.
 #[derive(Debug)]
-pub struct Known {
+struct Known {
     /// The cluster that this pod is to join.
-    pub cluster: Id,
+    cluster: Id,
     /// The members of the other ordinals.
-    pub others: Vec<Id>,
+    others: Vec<Id>,
 }
 
 /// Waits for the permission, then lets etcd start on this directory or refuses.
 ///
 /// Waiting has no deadline of its own: the Job has one, and until it adds the member nothing
 /// depends on this pod.
-pub async fn run(
-    data_dir: &Path,
-    permission_file: &Path,
-    uid_file: Option<&Path>,
-    known: &Known,
-) -> anyhow::Result<()> {
+async fn run(data_dir: &Path, permission_file: &Path, uid_file: Option<&Path>, known: &Known) -> anyhow::Result<()> {
     let refused = || format!("{} is refused", data_dir.display());
     // What no permission will make good is better said before the member is added than after.
     hopeless(identify(data_dir)?, known).with_context(refused)?;
@@ -83,7 +130,7 @@ pub async fn run(
 ///
 /// # Errors
 /// When it could not be moved.
-pub fn clear(data_dir: &Path, bootstrap: &str) -> anyhow::Result<()> {
+fn clear(data_dir: &Path, bootstrap: &str) -> anyhow::Result<()> {
     if is_cleared(data_dir, bootstrap) {
         info!("{} was cleared before: what is there is the new cluster's", data_dir.display());
         return Ok(());

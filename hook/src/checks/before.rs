@@ -23,6 +23,41 @@ use kubernetes::objects::Objects;
 use kubernetes::report::Reports;
 use kubernetes::statefulset::record;
 
+/// The flags of what is looked at and taken.
+#[derive(Debug, clap::Args)]
+pub struct BeforeArgs {
+    /// The namespace of Mayastor's DiskPools [default: the StatefulSet's].
+    #[arg(long, env = "ETCD_SCALER_DISK_POOLS_NAMESPACE")]
+    disk_pools_namespace: Option<String>,
+    /// Members join only where there are DiskPools.
+    #[arg(long, env = "ETCD_SCALER_DISK_POOLS_REQUIRED", default_value = "false", action = clap::ArgAction::Set)]
+    disk_pools_required: bool,
+    /// The directory in which a snapshot is kept before members change [default: none is taken].
+    #[arg(long, env = "ETCD_SCALER_BEFORE_SNAPSHOT_DIR")]
+    before_snapshot_dir: Option<PathBuf>,
+    /// Of this cluster's snapshots the newest so many stay then, at least 1 [default: all].
+    #[arg(long, env = "ETCD_SCALER_BEFORE_SNAPSHOT_KEEP")]
+    before_snapshot_keep: Option<NonZeroUsize>,
+    /// None is taken when there is one of this cluster that is not older and not damaged.
+    #[arg(long, env = "ETCD_SCALER_BEFORE_SNAPSHOT_MAX_AGE", default_value = "10m", value_parser = humantime::parse_duration)]
+    before_snapshot_max_age: Duration,
+}
+
+impl BeforeArgs {
+    /// What they ask for; `volumes`: how newcomers' volumes are made.
+    #[must_use]
+    pub fn before(self, target: &Target, volumes: VolumePlan) -> Before {
+        let namespace = self.disk_pools_namespace.filter(|it| !it.is_empty());
+        let namespace = namespace.unwrap_or_else(|| target.namespace.clone());
+        let (keep, max_age) = (self.before_snapshot_keep, self.before_snapshot_max_age);
+        Before {
+            volumes,
+            pools: DiskPools { namespace, required: self.disk_pools_required },
+            snapshot: self.before_snapshot_dir.map(|dir| Snapshots { dir, keep, max_age }),
+        }
+    }
+}
+
 /// What is looked at and taken.
 #[derive(Clone, Debug)]
 pub struct Before {

@@ -18,12 +18,38 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::info;
 
+use kubernetes::flags::{LeaseArgs, TargetArgs};
 use kubernetes::objects::{Objects, patiently};
 use kubernetes::report;
 use kubernetes::serving;
 
 /// How often is looked whether the controller has seen the change.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// The flags.
+#[derive(Debug, clap::Args)]
+pub struct LeaveArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    lease: LeaseArgs,
+    /// It ends after this time.
+    #[arg(long, env = "ETCD_SCALER_DEADLINE", default_value = "60s", value_parser = humantime::parse_duration)]
+    deadline: Duration,
+}
+
+impl LeaveArgs {
+    /// Gives the StatefulSet back.
+    ///
+    /// # Errors
+    /// Why it is not given back; nothing was rolled.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let Self { target, lease, deadline } = self;
+        let target = target.target();
+        let lease = lease.name(&target);
+        run(&target, &lease, deadline).await
+    }
+}
 
 /// Gives the StatefulSet back.
 ///

@@ -18,6 +18,7 @@ use tracing::info;
 use crate::run::apply::Apply;
 use crate::run::observe::Observer;
 use crate::run::scale::Run;
+use crate::run::scale::ScaleArgs;
 use kubernetes::lease::Lease;
 use kubernetes::objects::{Objects, is_passing, patiently};
 use kubernetes::report::{self, Reports};
@@ -31,6 +32,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(500);
 /// The exit code of a plan that has something to do.
 const TO_DO: u8 = 3;
+
+/// With the flags of a scale, so that a Job from the CronJob's template needs another command only.
+#[derive(Debug, clap::Args)]
+pub struct DecidedArgs {
+    #[command(flatten)]
+    pub(crate) scale: ScaleArgs,
+    /// Do what the plan says; without it nothing is changed and the exit code is 3 where there is
+    /// something to do.
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
 
 /// What a person decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,6 +17,7 @@ use tracing::info;
 
 use crate::failpoint::Failpoint;
 use crate::run::apply::{Applied, Apply};
+use crate::run::drift::DecidedArgs;
 use crate::run::observe::Observer;
 use crate::run::scale::{self, Run};
 use kubernetes::lease::Lease;
@@ -33,6 +34,30 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(500);
 /// The exit code of a plan that has something to do.
 const TO_DO: u8 = 3;
+
+/// The flags of a replacement.
+#[derive(Debug, clap::Args)]
+pub struct ReplaceArgs {
+    #[command(flatten)]
+    decided: DecidedArgs,
+    /// The ordinal of the member, as in its pod's name.
+    #[arg(long)]
+    ordinal: Ordinal,
+    /// Also when the member serves: its data is known to be wrong.
+    #[arg(long)]
+    even_if_it_serves: bool,
+}
+
+impl ReplaceArgs {
+    /// Prints the plan, and with `--yes` does it.
+    ///
+    /// # Errors
+    /// Why it is neither.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let Self { decided: DecidedArgs { scale, yes }, ordinal, even_if_it_serves } = self;
+        run(Asked { ordinal, even_if_it_serves }, scale.run(), yes).await
+    }
+}
 
 /// Prints the plan, and with `yes` does it and brings the cluster to its count. The exit code is 0 when
 /// it is done, 3 when there is something to do.

@@ -19,12 +19,14 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::checks::before::Before;
-use crate::cli::Trigger;
+use crate::checks::before::BeforeArgs;
 use crate::failpoint::{self, Failpoint};
 use crate::run::apply::{Applied, Apply};
 use crate::run::bootstrap::{Bootstrap, keep_token};
 use crate::run::budget::{Budget, Kept};
 use crate::run::observe::Observer;
+use clap::ValueEnum;
+use kubernetes::flags::{LeaseArgs, TargetArgs, VolumeArgs};
 use kubernetes::lease::Lease;
 use kubernetes::objects::{Objects, is_passing, patiently};
 use kubernetes::report::{self, Reports};
@@ -46,6 +48,62 @@ const UNDO: Duration = Duration::from_secs(20);
 const COMPARE: Duration = Duration::from_secs(120);
 /// So many differing keys are read by the comparison; how many there are is counted.
 const NAMED: usize = 10;
+
+/// What started the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Trigger {
+    /// Helm, after an install.
+    PostInstall,
+    /// Helm, after an upgrade or a rollback.
+    PostUpgrade,
+    /// The webhook's launcher.
+    Launcher,
+    /// A person.
+    Manual,
+}
+
+/// The flags of a run.
+#[derive(Debug, clap::Args)]
+pub struct ScaleArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    volumes: VolumeArgs,
+    #[command(flatten)]
+    before: BeforeArgs,
+    /// Keep a PodDisruptionBudget that lets so many members be evicted at once, or `none` [default: the StatefulSet's own
+    /// chart has one, which is only looked at].
+    #[arg(long, env = "ETCD_SCALER_BUDGET", value_parser = Budget::parse)]
+    budget: Option<Budget>,
+    /// What started this run.
+    #[arg(long, env = "ETCD_SCALER_TRIGGER", default_value = "manual")]
+    trigger: Trigger,
+    /// The run ends after this time, with what is half done undone.
+    #[arg(long, env = "ETCD_SCALER_DEADLINE", default_value = "240s", value_parser = humantime::parse_duration)]
+    deadline: Duration,
+    /// A member that is not promoted this long after `member add` is taken back; a learner has a second more for each
+    /// 4 MB of the database.
+    #[arg(long, env = "ETCD_SCALER_JOIN_DEADLINE", default_value = "60s", value_parser = humantime::parse_duration)]
+    join_deadline: Duration,
+    #[command(flatten)]
+    lease: LeaseArgs,
+    /// Who holds the Lease: this pod.
+    #[arg(long, env = "POD_NAME")]
+    pod_name: String,
+}
+
+impl ScaleArgs {
+    /// What the run is told.
+    #[must_use]
+    pub fn run(self) -> Run {
+        let Self { target, volumes, before, budget, trigger, deadline, join_deadline, lease, pod_name } = self;
+        let target = target.target();
+        let (lease, plan) = (lease.name(&target), volumes.plan());
+        let before = before.before(&target, plan.clone());
+        let budget = budget.unwrap_or(Budget::Theirs);
+        Run { target, plan, before, budget, trigger, deadline, join_deadline, lease, pod_name }
+    }
+}
 
 /// What one run is told.
 pub struct Run {
