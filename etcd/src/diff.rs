@@ -6,6 +6,7 @@
 //! revision is pinned then.
 
 mod cut;
+mod entry;
 mod merge;
 mod page;
 #[cfg(test)]

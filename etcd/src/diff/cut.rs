@@ -6,7 +6,7 @@
 //! is wrong costs a count too many or a page too few, never a key: what is known ends at the last
 //! key that came, or at the end that was asked for.
 
-use super::merge::Entry;
+use super::entry::Entry;
 
 /// More keys than fit into a page are aimed at with one range, so that its limit cuts it and it is full: five for four.
 const MORE: (u128, u128) = (5, 4);

@@ -6,24 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use membership::know::names::Ordinal;
 use ring::digest::{SHA256, digest};
 
-use super::page::Through;
-
-/// One key as a member holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The key.
-    pub key: Vec<u8>,
-    /// The value.
-    pub value: Vec<u8>,
-    /// The ID of its lease, 0 for none.
-    pub lease: i64,
-    /// How often it was written since it was made.
-    pub version: i64,
-    /// The revision that made it.
-    pub created: i64,
-    /// The revision that wrote it last.
-    pub modified: i64,
-}
+use super::entry::{Entry, Through};
 
 /// One key as a member holds it, the value by its hash only.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,25 +2,9 @@
 
 use etcd_client::GetOptions;
 
-use super::merge::Entry;
+use super::entry::{Entry, Through};
 use crate::member::Member;
 use crate::refusal::CallError;
-
-/// How far a member's keys are known: all those before a key, or all there are.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Through {
-    /// All keys below this one.
-    Before(Vec<u8>),
-    /// All keys.
-    End,
-}
-
-impl Through {
-    /// Before every key: etcd has no empty one.
-    pub fn start() -> Self {
-        Self::Before(vec![0])
-    }
-}
 
 /// What is to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]

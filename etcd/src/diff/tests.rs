@@ -6,8 +6,9 @@ use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
 use super::cut::Cut;
-use super::merge::{Counts, Diff, Entry, Kind, Merge};
-use super::page::{Page, PageSize, Range, Through};
+use super::entry::{Entry, Through};
+use super::merge::{Counts, Diff, Kind, Merge};
+use super::page::{Page, PageSize, Range};
 
 /// A member's keys: a byte for the value, one for the version.
 type Keys = BTreeMap<Vec<u8>, (u8, u8)>;

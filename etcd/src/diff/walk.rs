@@ -7,8 +7,8 @@ use futures::future::{try_join, try_join_all};
 use tokio::sync::mpsc;
 
 use super::cut::Cut;
-use super::merge::Entry;
-use super::page::{Page, PageSize, Range, Through, is_too_large};
+use super::entry::{Entry, Through};
+use super::page::{Page, PageSize, Range, is_too_large};
 use crate::member::Member;
 use crate::refusal::CallError;
 

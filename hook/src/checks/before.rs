@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::checks::pools::DiskPools;
-use crate::checks::snapshot;
+use crate::checks::snapshot::{self, Snapshots};
 use kubernetes::objects::Objects;
 use kubernetes::report::Reports;
 use kubernetes::statefulset::record;
@@ -67,17 +67,6 @@ pub struct Before {
     pub pools: DiskPools,
     /// Where a snapshot is taken; `None`: none is.
     pub snapshot: Option<Snapshots>,
-}
-
-/// Where snapshots are kept.
-#[derive(Clone, Debug)]
-pub struct Snapshots {
-    /// The directory.
-    pub dir: PathBuf,
-    /// How many; `None`: all.
-    pub keep: Option<NonZeroUsize>,
-    /// The age of one that need not be taken again.
-    pub max_age: Duration,
 }
 
 impl Before {

@@ -21,7 +21,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::checks::before::Snapshots;
 use kubernetes::objects::{Objects, patiently};
 use kubernetes::report;
 use kubernetes::statefulset::replicas;
@@ -39,6 +38,17 @@ const PATIENCE: Duration = Duration::from_secs(8);
 const LOOK: Duration = Duration::from_millis(500);
 /// The longest that a member may keep back the next part of its database.
 const PART: Duration = Duration::from_secs(30);
+
+/// Where snapshots are kept.
+#[derive(Clone, Debug)]
+pub struct Snapshots {
+    /// The directory.
+    pub dir: PathBuf,
+    /// How many; `None`: all.
+    pub keep: Option<NonZeroUsize>,
+    /// The age of one that need not be taken again.
+    pub max_age: Duration,
+}
 
 /// What one run is told.
 pub struct Run {

@@ -23,7 +23,7 @@ use tracing::info;
 
 use crate::failpoint::{self, Failpoint};
 use crate::run::apply::is_gone;
-use crate::run::scale::Waits;
+use crate::run::waits::Waits;
 use kubernetes::lease::Lease;
 use kubernetes::objects::{Objects, is_passing, this_one};
 use kubernetes::pods;

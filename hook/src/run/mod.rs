@@ -8,3 +8,4 @@ pub mod drift;
 pub mod observe;
 pub mod replace;
 pub mod scale;
+pub mod waits;

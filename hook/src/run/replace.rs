@@ -20,6 +20,7 @@ use crate::run::apply::{Applied, Apply};
 use crate::run::drift::DecidedArgs;
 use crate::run::observe::Observer;
 use crate::run::scale::{self, Run};
+use crate::run::waits::Waits;
 use kubernetes::lease::Lease;
 use kubernetes::objects::{Objects, is_passing, patiently, this_one};
 use kubernetes::report::{self, Reports};
@@ -102,7 +103,7 @@ async fn clear(
     let reports = Reports::about(objects.client.clone(), reference(&statefulset), &run.pod_name);
     let mut observer = Observer::default();
     let refuses_until = end.min(Instant::now() + PATIENCE);
-    let mut waits = scale::Waits::default();
+    let mut waits = Waits::default();
     // Since when each look said that it is lost.
     let mut lost_since = None;
     loop {

@@ -25,6 +25,7 @@ use crate::run::apply::{Applied, Apply};
 use crate::run::bootstrap::{Bootstrap, keep_token};
 use crate::run::budget::{Budget, Kept};
 use crate::run::observe::Observer;
+use crate::run::waits::Waits;
 use clap::ValueEnum;
 use kubernetes::flags::{LeaseArgs, TargetArgs, VolumeArgs};
 use kubernetes::lease::Lease;
@@ -39,8 +40,6 @@ use operate::validate::{self, Asked};
 const LOOK: Duration = Duration::from_millis(100);
 /// How often etcd writes an entry for a member that has started and is not heard ([`Observed::may_wait_for_entry`]).
 const ENTRY: Duration = Duration::from_secs(1);
-/// How often a wait that goes on is said again.
-const REPEAT: Duration = Duration::from_secs(10);
 /// What a run past its deadline has to undo a join that is half done. The Job's
 /// activeDeadlineSeconds lies behind it.
 const UNDO: Duration = Duration::from_secs(20);
@@ -341,44 +340,6 @@ fn deadline_error(seen: &Observed, waits: &Waits, step: &Step) -> anyhow::Error 
     match step {
         Step::Fail(why) => anyhow!("{why}"),
         _ => anyhow!(out_of_time(seen, waits.what())),
-    }
-}
-
-/// What is being waited for, said once and then now and again.
-#[derive(Default)]
-pub(crate) struct Waits {
-    what: Option<(String, Instant, Instant)>,
-}
-
-impl Waits {
-    pub(crate) fn say(&mut self, what: &str) {
-        let now = Instant::now();
-        match &mut self.what {
-            Some((said, since, last)) if said == what => {
-                if last.elapsed() >= REPEAT {
-                    info!("still waiting for {what} ({} s)", since.elapsed().as_secs());
-                    *last = now;
-                }
-            }
-            other => {
-                info!("waiting for {what}");
-                *other = Some((what.to_owned(), now, now));
-            }
-        }
-    }
-
-    pub(crate) fn over(&mut self) {
-        self.what = None;
-    }
-
-    /// What has been waited for long enough to be said again, and for how many seconds.
-    fn lasting(&self) -> Option<(&str, u64)> {
-        let (what, since, _) = self.what.as_ref().filter(|(_, since, _)| since.elapsed() >= REPEAT)?;
-        Some((what, since.elapsed().as_secs()))
-    }
-
-    fn what(&self) -> Option<&str> {
-        self.what.as_ref().map(|(what, ..)| what.as_str())
     }
 }
 

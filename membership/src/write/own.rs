@@ -4,10 +4,11 @@
 use serde_json::Value;
 
 use super::Edit;
-use super::pod::PERMISSION_VOLUME;
 use crate::know::names::{ADMIT, ETCD_VERSION, INITIAL_CLUSTER, INITIAL_CLUSTER_STATE, JOINER, PREFIX, WAITS_FOR};
 use crate::know::object::{get, list, named};
 
+/// The name of the volume in which `admit` reads the permission.
+pub(super) const PERMISSION_VOLUME: &str = "etcd-scaler-permission";
 /// Those of our annotations that a chart has in its template: what etcd's start comes from.
 const OF_CHARTS: [&str; 2] = [INITIAL_CLUSTER, INITIAL_CLUSTER_STATE];
 /// Those that a joining pod has when it is made. A permission is written later, for one pod; one that a template

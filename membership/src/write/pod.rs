@@ -17,6 +17,7 @@ use crate::know::names::{
     ADMIT, ADMIT_COMMAND, ETCD_VERSION, JOINER, Ordinal, PERMISSION, PERMISSION_DIR, SET_ASIDE, TARGET, TURN, Target,
     WAITS_FOR,
 };
+
 use crate::know::object::{get, list, named, text};
 use crate::know::pod::owned_by;
 use crate::know::statefulset;
@@ -24,8 +25,6 @@ use crate::know::statefulset;
 use crate::know::record::{Record, State};
 use crate::know::start::{self, BITNAMI_RUN, Start};
 
-/// The name of the volume in which `admit` reads the permission.
-pub(super) const PERMISSION_VOLUME: &str = "etcd-scaler-permission";
 /// The permission's file in that volume.
 const PERMISSION_FILE: &str = "permission";
 /// The file with the pod's own UID in that volume.
@@ -163,7 +162,7 @@ fn joiner(
     let others = record.members.iter().filter(|(other, _)| **other != ordinal);
     command.extend(others.map(|(_, recorded)| format!("--other={}", recorded.id)));
     let mut mounts = list(etcd, &["volumeMounts"]).to_vec();
-    mounts.push(json!({ "name": PERMISSION_VOLUME, "mountPath": PERMISSION_DIR, "readOnly": true }));
+    mounts.push(json!({ "name": own::PERMISSION_VOLUME, "mountPath": PERMISSION_DIR, "readOnly": true }));
     let admit = with_limits_of(
         etcd,
         json!({
@@ -178,13 +177,13 @@ fn joiner(
     for init in [version, admit] {
         append_init(&mut edit, init)?;
     }
-    if named(list(pod, &["spec", "volumes"]), PERMISSION_VOLUME).is_none() {
+    if named(list(pod, &["spec", "volumes"]), own::PERMISSION_VOLUME).is_none() {
         let field = format!("metadata.annotations['{PERMISSION}']");
         let items = json!([
             { "path": PERMISSION_FILE, "fieldRef": { "fieldPath": field } },
             { "path": UID_FILE, "fieldRef": { "fieldPath": "metadata.uid" } },
         ]);
-        edit.push(&["spec", "volumes"], json!({ "name": PERMISSION_VOLUME, "downwardAPI": { "items": items } }));
+        edit.push(&["spec", "volumes"], json!({ "name": own::PERMISSION_VOLUME, "downwardAPI": { "items": items } }));
     }
     if !(0..ordinal).all(|lower| record.state(lower) == Some(State::Member)) {
         let gates = ["spec", "schedulingGates"];
