@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::{Lease as Object, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::objects::patiently;
+use crate::objects::{is_passing, patiently};
 
 /// How long a silent holder keeps it.
 const DURATION: Duration = Duration::from_secs(15);
@@ -21,6 +21,16 @@ const DURATION: Duration = Duration::from_secs(15);
 const RENEW: Duration = Duration::from_secs(4);
 /// How often a run that waits for it looks.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// Who holds a Lease at this time; `None`: it was let go, or ran out. One that was renewed in the future is held: the
+/// clock of its holder is ahead of ours, and that one may be at work.
+#[must_use]
+pub fn held_by(spec: &LeaseSpec, now: Timestamp) -> Option<&str> {
+    let holder = spec.holder_identity.as_deref().filter(|holder| !holder.is_empty())?;
+    let MicroTime(renewed) = spec.renew_time.as_ref()?;
+    let lasts = SignedDuration::from_secs(spec.lease_duration_seconds?.into());
+    (now.duration_since(*renewed) < lasts).then_some(holder)
+}
 
 /// The Lease of one StatefulSet, held by this run.
 pub struct Lease {
@@ -38,12 +48,14 @@ impl Lease {
     /// # Errors
     /// When somebody else held it all the time; who.
     pub async fn acquire(api: Api<Object>, name: &str, holder: &str, deadline: Instant) -> anyhow::Result<Self> {
-        let mut waiting_for = None;
+        let (mut waiting_for, mut unchanged) = (None, None);
         loop {
-            let other = match patiently(deadline, || Self::attempt(&api, name, holder)).await? {
+            let (other, renewed) = match patiently(deadline, || Self::attempt(&api, name, holder, unchanged)).await? {
                 Ok(lease) => return Ok(lease),
                 Err(other) => other,
             };
+            let seen = unchanged.filter(|(before, _)| *before == renewed);
+            unchanged = Some(seen.unwrap_or_else(|| (renewed, Instant::now())));
             if waiting_for.as_ref() != Some(&other) {
                 info!("waiting for {other}, which works on this StatefulSet now (Lease {name})");
                 waiting_for = Some(other.clone());
@@ -56,8 +68,14 @@ impl Lease {
         }
     }
 
-    /// One try; who holds it otherwise.
-    async fn attempt(api: &Api<Object>, name: &str, holder: &str) -> anyhow::Result<Result<Self, String>> {
+    /// One try; who holds it otherwise, and when that one renewed it. `unchanged`: the renewal that was seen before, and
+    /// since when it is the last one.
+    async fn attempt(
+        api: &Api<Object>,
+        name: &str,
+        holder: &str,
+        unchanged: Option<(Option<Timestamp>, Instant)>,
+    ) -> anyhow::Result<Result<Self, (String, Option<Timestamp>)>> {
         let now = Instant::now();
         let held =
             Self { api: api.clone(), name: name.into(), holder: holder.into(), until: now + DURATION, renewed: now };
@@ -67,25 +85,43 @@ impl Lease {
             let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
             return match api.create(&PostParams::default(), &Object { metadata, spec }).await {
                 Ok(_) => Ok(Ok(held)),
-                Err(kube::Error::Api(status)) if status.code == 409 => Ok(Err("another run".into())),
+                Err(kube::Error::Api(status)) if status.code == 409 => Ok(Err(("another run".into(), None))),
                 Err(error) => Err(error).with_context(failed),
             };
         };
         let spec = object.spec.take().unwrap_or_default();
-        if let Some(other) = spec.holder_identity.clone().filter(|other| !other.is_empty() && other != holder) {
-            let duration = u64::try_from(spec.lease_duration_seconds.unwrap_or(0)).unwrap_or(0);
-            let renewed = spec.renew_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |MicroTime(time)| *time);
-            let age = Timestamp::now().duration_since(renewed).unsigned_abs();
-            if age < Duration::from_secs(duration) {
-                return Ok(Err(other));
-            }
+        let renewed = spec.renew_time.as_ref().map(|MicroTime(time)| *time);
+        // Who renews by a clock that is ahead is told from who is gone by our own clock alone.
+        let silent = unchanged.filter(|(before, _)| *before == renewed).is_some_and(|(_, since)| {
+            since.elapsed() >= Duration::from_secs(spec.lease_duration_seconds.unwrap_or(0).unsigned_abs().into())
+        });
+        if let Some(other) = held_by(&spec, Timestamp::now()).filter(|other| *other != holder && !silent) {
+            return Ok(Err((other.to_owned(), renewed)));
         }
         object.spec = Some(held.spec(spec.lease_transitions.unwrap_or(0) + 1));
         // The resourceVersion that was read makes a second taker fail.
         match api.replace(name, &PostParams::default(), &object).await {
             Ok(_) => Ok(Ok(held)),
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Err("another run".into())),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Err(("another run".into(), None))),
             Err(error) => Err(error).with_context(failed),
+        }
+    }
+
+    /// Does what takes longer than the Lease lasts, and renews it meanwhile.
+    ///
+    /// # Errors
+    /// Those of the work, or when somebody else has the Lease now: the work is dropped then.
+    pub async fn keep_during<T>(&mut self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(RENEW) => match self.keep().await {
+                    // It may still be renewed before it runs out; the work itself changes no member.
+                    Err(error) if is_passing(&error) => info!("the Lease was not renewed: {error:#}"),
+                    renewed => renewed?,
+                },
+            }
         }
     }
 
@@ -217,5 +253,24 @@ impl Lease {
 
     async fn patch(&self, patch: &serde_json::Value) -> kube::Result<()> {
         self.api.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_that_was_let_go_or_ran_out_has_no_holder() {
+        let now: Timestamp = "2026-11-25T10:00:20Z".parse().unwrap();
+        let held = |holder: &str, renewed: &str| {
+            let spec = json!({ "holderIdentity": holder, "renewTime": renewed, "leaseDurationSeconds": 15 });
+            held_by(&serde_json::from_value(spec).unwrap(), now).map(str::to_owned)
+        };
+        assert_eq!(held("job-a", "2026-11-25T10:00:06.000000Z").as_deref(), Some("job-a"));
+        assert_eq!(held("job-a", "2026-11-25T10:00:05.000000Z"), None);
+        assert_eq!(held("", "2026-11-25T10:00:19.000000Z"), None);
+        assert_eq!(held("job-a", "2026-11-25T10:02:00.000000Z").as_deref(), Some("job-a"), "by a clock that is ahead");
+        assert_eq!(held_by(&LeaseSpec::default(), now), None);
     }
 }

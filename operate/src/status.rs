@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::Api;
@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::output::Output;
 use answer::{Answer, Last, Running, Seen};
+use kubernetes::lease::held_by;
 use kubernetes::objects::{Objects, patiently};
 use kubernetes::statefulset::replicas;
 use kubernetes::statefulset::{adopt, record};
@@ -131,35 +132,16 @@ fn ended(job: &Job) -> Option<Last> {
 
 /// Who holds the Lease, unless it ran out.
 fn holder(lease: Lease, now: Timestamp) -> Option<Running> {
-    let LeaseSpec { holder_identity, acquire_time, renew_time, lease_duration_seconds, .. } = lease.spec?;
-    let holder = holder_identity.filter(|holder| !holder.is_empty())?;
-    let MicroTime(renewed) = renew_time?;
-    let age = now.duration_since(renewed).as_secs();
-    let since = acquire_time.map(|MicroTime(time)| time);
-    (age < i64::from(lease_duration_seconds?)).then_some(Running { holder, since })
+    let spec = lease.spec?;
+    let holder = held_by(&spec, now)?.to_owned();
+    let since = spec.acquire_time.map(|MicroTime(time)| time);
+    Some(Running { holder, since })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn a_lease_that_was_let_go_or_ran_out_has_no_holder() {
-        let now: Timestamp = "2026-11-25T10:00:20Z".parse().unwrap();
-        let held = |holder: &str, renewed: &str| {
-            let spec = json!({ "holderIdentity": holder, "renewTime": renewed, "leaseDurationSeconds": 15 });
-            holder_of(&json!({ "metadata": {}, "spec": spec }), now)
-        };
-        assert_eq!(held("job-a", "2026-11-25T10:00:06.000000Z").as_deref(), Some("job-a"));
-        assert_eq!(held("job-a", "2026-11-25T10:00:05.000000Z"), None);
-        assert_eq!(held("", "2026-11-25T10:00:19.000000Z"), None);
-        assert_eq!(holder_of(&json!({ "metadata": {}, "spec": {} }), now), None);
-    }
-
-    fn holder_of(lease: &serde_json::Value, now: Timestamp) -> Option<String> {
-        holder(serde_json::from_value(lease.clone()).unwrap(), now).map(|running| running.holder)
-    }
 
     #[test]
     fn a_job_has_a_result_once_it_has_ended() {

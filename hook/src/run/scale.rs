@@ -151,7 +151,9 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     patiently(end, || keep_the_copies(&objects, &target, &lease)).await?;
     failpoint::at(Failpoint::LeaseTaken, &lease).await;
     let work = Work { objects: &objects, reports: &reports, plan: &plan, budget, join_deadline, end };
-    let ready = before.see_to(&objects, &reports, &target, &statefulset, replicas(&statefulset), end).await;
+    let wanted = replicas(&statefulset);
+    let seen_to = before.see_to(&objects, &reports, &target, &statefulset, wanted, end);
+    let ready = lease.keep_during(seen_to).await;
     let bootstrap = Bootstrap { objects: &objects, reports: &reports, plan: &plan, end };
     let may_work = match ready {
         Ok(()) => bootstrap.until_started(&mut target, &mut lease).await,
@@ -165,7 +167,7 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
         Ok(0) => Ok(format!("{target} is stopped: 0 replicas are wanted, its members stay as they are")),
         Ok(_) => {
             failpoint::at(Failpoint::BeforeValidation, &lease).await;
-            validate(&objects, &target, &reports).await
+            lease.keep_during(validate(&objects, &target, &reports)).await
         }
         Err(error) => Err(error),
     };
