@@ -75,11 +75,13 @@ pub enum End {
     AskOrTakeBack,
     /// A question; it cannot be taken back as it is, and says so; begun anew it is a new cluster.
     AskOnlyAnew,
-    /// The same cluster is known and fewer are wanted than a quorum of it: none starts as new, and nobody is removed.
-    /// With its own count it is the old cluster.
-    Waits,
-    /// A cluster is known of whose data no quorum is there: none starts as new. With the StatefulSet deleted it is a
-    /// question, and begun anew a new cluster.
+    /// A cluster of another count is known: refused, with the count that it had as the way out. With that it ends as
+    /// [`Row::with_its_own_count`], and if that is the old cluster, it comes to the other count.
+    StartFirst,
+    /// The same cluster without those whose data is not there, and they do not start as new.
+    Without,
+    /// A cluster is known of whose data no quorum is there: none starts as new, and it is said. With the StatefulSet
+    /// deleted it is a bootstrap, and a new cluster once that was decided.
     Refuse,
     /// By how many old directories lie where the pods come to lie, see [`Row::must_end_in_over`].
     ByPlaces,
@@ -108,7 +110,9 @@ impl Row {
 
     /// Whether pods come to lie where they will, and old directories lie on nodes.
     fn is_by_places(&self) -> bool {
-        !self.volumes && self.directories != Share::None && (self.statefulset || !self.lease)
+        let (before, after) = self.counts;
+        let decides = if self.statefulset { before == after } else { !self.lease };
+        decides && !self.volumes && self.directories != Share::None
     }
 
     /// Of how many of the old members the data is in what is mounted, where volumes say so.
@@ -130,10 +134,9 @@ impl Row {
         let whole = self.directories == Share::All || before == 1 && self.directories == Share::One;
         if self.statefulset {
             return match here {
+                _ if before != after => End::StartFirst,
                 _ if here == before => End::Restart,
-                // The data of the others is kept, and is mounted with the old count.
-                _ if after < before && whole && self.volumes => End::Waits,
-                _ if here >= quorum => End::Restart,
+                _ if here >= quorum => End::Without,
                 _ => End::Refuse,
             };
         }

@@ -58,7 +58,17 @@ changes nothing is then no change at all, and passes also while the webhook is d
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if ne (int $live.spec.replicas) (int .Values.etcd.replicaCount) -}}
+{{- /* Stopped, or kept by an earlier installation, it may be started before the webhook is there: on its data and on nothing else. */ -}}
+{{- if eq (int $live.spec.replicas) 0 -}}
+{{- $none := "no-start-without-data=http://a-member-that-lost-its-disk-must-not-start-empty.invalid:2380" -}}
+{{- /* A member that has never run may have to start from it. */ -}}
+{{- $all := not (contains "bootstrapping" (dig "etcd-scaler.io/record" "bootstrapping" (default dict $live.metadata.annotations))) -}}
+{{- with get $literal "ETCD_INITIAL_CLUSTER" -}}
+{{- if and $all (not (contains $none .)) -}}
+{{- $_ := set $literal "ETCD_INITIAL_CLUSTER" (printf "%s,%s" . $none) -}}
+{{- end -}}
+{{- end -}}
+{{- else if ne (int $live.spec.replicas) (int .Values.etcd.replicaCount) -}}
 {{- $_ := unset $literal "ETCD_INITIAL_CLUSTER" -}}
 {{- end -}}
 {{- end -}}

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{By, End, Row, Share};
 use crate::cluster::{in_node, nodes};
-use crate::process::{kubectl, run, until};
+use crate::process::{Ended, kubectl, run, until};
 use crate::release::{Release, Storage, now};
 
 /// Keys of the load's kind, of a client that the load does not have: to the referee, a client's.
@@ -44,11 +44,11 @@ pub async fn row(release: &Release, row: &Row) -> anyhow::Result<()> {
     let old = release.record().await?["cluster"].clone();
     let lay: Vec<String> = nodes_of(release, before).await?;
     again(release, row).await?;
+    if row.statefulset {
+        return known(release, row, &lay, &old).await;
+    }
     let from = now();
     install(release, row, after).await?;
-    if row.statefulset {
-        return known(release, row, from, &lay, &old).await;
-    }
     let became = became(release, from).await?;
     let end = match row.must_end_in() {
         End::ByPlaces => over(release, row, &lay).await?,
@@ -121,45 +121,92 @@ async fn with_its_own_count(release: &Release, row: &Row, asked: String, old: &V
 }
 
 /// The StatefulSet was kept, and with it what is known of its cluster: no question, and nobody starts as new.
-async fn known(release: &Release, row: &Row, from: i64, lay: &[String], old: &Value) -> anyhow::Result<()> {
+async fn known(release: &Release, row: &Row, lay: &[String], old: &Value) -> anyhow::Result<()> {
     let (before, after) = row.counts;
-    until("its pods are scheduled", SETTLED, async || nodes_of(release, after).await.map(drop)).await?;
-    let end = match row.must_end_in() {
-        End::ByPlaces => over(release, row, lay).await?,
+    if row.must_end_in() == End::StartFirst {
+        let refused = over_known(release, row, after, async |ended| {
+            let told = ended.printed();
+            ensure!(!ended.success && told.contains(&format!("stopped with {before} members")), "it says: {told}");
+            Ok(told)
+        });
+        release.say(&format!("refused: {}", refused.await?.trim()));
+    }
+    let itself = row.with_its_own_count();
+    let from = now();
+    over_known(release, row, before, async |ended| ended.ok()).await?;
+    until("its pods are scheduled", SETTLED, async || nodes_of(release, before).await.map(drop)).await?;
+    let end = match itself.must_end_in() {
+        End::ByPlaces => over(release, &itself, lay).await?,
         end => end,
     };
     match end {
-        End::Restart => return is(release, after, Share::All, old).await,
-        End::Waits => {
-            let way = format!("--replicas={before}");
-            let refused = said(release, from, &way).await?;
-            release.say(&format!("it waits: {refused}"));
-            release.kubectl(&["scale", "statefulset", &release.statefulset(), &way]).await?;
-            return is(release, before, Share::All, old).await;
+        End::Restart => {
+            is(release, before, Share::All, old).await?;
+            if before == after {
+                return Ok(());
+            }
+            if row.by == By::Rendered {
+                install(release, row, after).await?;
+            } else {
+                release.upgrade(after, forced(row)).await?;
+            }
+            return is(release, after, Share::All, old).await;
         }
-        End::Refuse => {}
+        End::Without | End::Refuse => {}
         other => bail!("{other:?} is no end of a StatefulSet that is kept"),
     }
-    let refused = said(release, from, "kubectl delete statefulset").await?;
-    release.say(&format!("refused {:.1} s after it was installed: {refused}", (now() - from) as f64 / 1000.0));
+    let refused = said(release, from, "replace the member (hook replace").await?;
+    release.say(&format!("said {:.1} s after it was installed: {refused}", (now() - from) as f64 / 1000.0));
     let record = release.record().await?;
     ensure!(record["cluster"] == *old, "another cluster is recorded: {record}");
-    // As it says.
+    if end == End::Without {
+        return until("the others serve", SETTLED, async || {
+            for ordinal in 0..before {
+                let found = release.etcdctl_in(ordinal, &["get", KEYS, "--prefix", "--keys-only"]).await;
+                if found.is_ok_and(|found| found.lines().filter(|line| !line.is_empty()).count() == 9) {
+                    return Ok(());
+                }
+            }
+            bail!("nobody has the keys")
+        })
+        .await;
+    }
+    // Nothing serves, and nothing is to come back: without the StatefulSet it is a bootstrap.
     release.kubectl(&["delete", "statefulset", &release.statefulset()]).await?;
     gone(release).await?;
     let from = now();
     if row.by == By::Rendered {
         install(release, row, after).await?;
     } else {
-        release.try_upgrade(after, &[]).await.map(drop)?;
+        release.try_upgrade(after, forced(row)).await.map(drop)?;
     }
-    let asked = match became(release, from).await? {
-        Became::Asks(asked) => asked,
-        Became::Serves => return is(release, after, Share::None, old).await,
-    };
-    release.say(&format!("asked: {asked}"));
-    say(release, row, after, &word(&asked, "anew")?).await?;
+    if let Became::Asks(asked) = became(release, from).await? {
+        release.say(&format!("asked: {asked}"));
+        say(release, row, after, &word(&asked, "anew")?).await?;
+    }
     is(release, after, Share::None, old).await
+}
+
+/// Installs over a StatefulSet that is kept. What is only applied is refused by the API server until the webhook is there,
+/// and is applied again by whoever does so.
+async fn over_known<T>(
+    release: &Release,
+    row: &Row,
+    count: usize,
+    ended: impl AsyncFn(Ended) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    if row.by != By::Rendered {
+        let ran = release.try_install(count, &[&["--no-hooks"], forced(row)].concat()).await?;
+        return ended(ran.ended).await;
+    }
+    let all = release.rendered_all(count).await?;
+    let apply = ["apply", "-n", &release.namespace, "-f", "-"];
+    until("it is applied", SOON, async || ended(run("kubectl", apply, &all, SOON).await?).await).await
+}
+
+/// Stopped with kubectl scale, its count has another owner; Helm 3 knows of none.
+fn forced(row: &Row) -> &'static [&'static str] {
+    if row.by == By::Helm4 { &["--force-conflicts"] } else { &[] }
 }
 
 /// The node of each pod up to this count.
@@ -252,10 +299,8 @@ async fn install(release: &Release, row: &Row, count: usize) -> anyhow::Result<(
         let all = release.rendered_all(count).await?;
         return run("kubectl", ["apply", "-n", &release.namespace, "-f", "-"], &all, SOON).await?.ok().map(drop);
     }
-    // Stopped with kubectl scale, a kept StatefulSet's count has another owner; Helm 3 knows of none.
-    let force: &[&str] = if row.statefulset && row.by == By::Helm4 { &["--force-conflicts"] } else { &[] };
     // A question fails it; what became of it is looked at.
-    release.try_install(count, force).await.map(drop)
+    release.try_install(count, &[]).await.map(drop)
 }
 
 /// Says what is meant: by the value, or by the annotation.

@@ -1,5 +1,5 @@
 //! Installed again over what an earlier installation left: one cluster, no old log in it, or a question whose ways
-//! out each end well. Four rows; the set is in `all::kept`.
+//! out each end well. Five rows; the set is in `all::kept`.
 
 use tests::kept::{By, Row, Share, run};
 use tests::release::{Release, Storage};
@@ -42,6 +42,12 @@ async fn the_claims_are_left() -> Result {
 #[ignore = "needs a cluster: make test"]
 async fn three_become_four_without_the_lease() -> Result {
     runs("kept-four", Row { counts: (3, 4), lease: false, ..KEPT }).await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: make test"]
+async fn one_of_three_directories_is_left_under_a_statefulset_that_is_kept() -> Result {
+    runs("kept-set", Row { statefulset: true, directories: Share::One, ..KEPT }).await
 }
 
 /// A release of the row's own kind.

@@ -21,12 +21,12 @@ async fn each_pair_of_what_is_left_and_three_rows_by_chance() -> Result {
     let only: Option<usize> = std::env::var("ROW").ok().and_then(|row| row.parse().ok());
     let rows = pairwise().into_iter().chain(chance).enumerate();
     let rows = rows.filter(|(at, _)| only.is_none_or(|only| only == *at));
-    let failed = futures::stream::iter(rows).map(async |(at, row)| {
+    let failed = futures::stream::iter(rows).map(|(at, row)| async move {
         let error = runs(&format!("kept-{at}"), row).await.err()?;
         println!("ROW {at} failed: {row}: {error:#}");
         Some(at)
     });
-    let failed: Vec<usize> = failed.buffer_unordered(AT_ONCE).filter_map(async |failed| failed).collect().await;
+    let failed: Vec<usize> = failed.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
     anyhow::ensure!(failed.is_empty(), "rows {failed:?} did not end as they must (ROW=N has one again)");
     Ok(())
 }
