@@ -89,6 +89,22 @@ changes nothing is then no change at all, and passes also while the webhook is d
 {{- end -}}
 
 {{- /*
+Pods below the partition that the webhook keeps are made from the revision before, which lacks the name that keeps etcd from
+starting without data. Of a StatefulSet that is stopped every pod is made anew, so none is restarted without that partition.
+Input: root.
+*/ -}}
+{{- define "etcd-scaler.etcd.update-strategy" -}}
+{{- $strategy := deepCopy .Values.etcd.updateStrategy -}}
+{{- $live := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "etcd-scaler.target" .) -}}
+{{- if and $live (eq (int $live.spec.replicas) 0) (eq "RollingUpdate" (default "RollingUpdate" $strategy.type)) -}}
+{{- if hasKey (default dict $live.metadata.annotations) "etcd-scaler.io/partition" -}}
+{{- $strategy = merge $strategy (dict "type" "RollingUpdate" "rollingUpdate" (dict "partition" 0)) -}}
+{{- end -}}
+{{- end -}}
+{{ toYaml $strategy }}
+{{- end -}}
+
+{{- /*
 The cluster's token, from a ConfigMap that nothing renders: the Job writes it once it has looked at what an earlier cluster
 left behind, and until then the kubelet starts no etcd (docs/design.md, "Bootstrap"). It makes the cluster's ID another one at
 each bootstrap. etcd reads it on an empty directory only, so a StatefulSet that has a literal keeps it: nobody restarts for it.
@@ -331,7 +347,7 @@ spec:
   serviceName: {{ include "etcd-scaler.etcd.headless" . }}
   podManagementPolicy: {{ .Values.etcd.podManagementPolicy }}
   updateStrategy:
-    {{- toYaml .Values.etcd.updateStrategy | nindent 4 }}
+    {{- include "etcd-scaler.etcd.update-strategy" . | nindent 4 }}
   selector:
     matchLabels:
       {{- include "etcd-scaler.etcd.selector" . | nindent 6 }}
