@@ -29,3 +29,20 @@ of another alias too; before that label there was our annotation of the pods.
 {{- end -}}
 {{- end -}}
 {{- end -}}
+
+{{- /*
+A StatefulSet that is stopped, or that an earlier installation left, has the record of its members. Where the webhook is not
+there to be asked, another count would start some of them, or others beside them. Input: root.
+*/ -}}
+{{- define "etcd-scaler.etcd.starts-all" -}}
+{{- if .Values.etcd.enabled -}}
+{{- $live := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "etcd-scaler.target" .) -}}
+{{- if and $live (eq (int $live.spec.replicas) 0) -}}
+{{- $record := dig "etcd-scaler.io/record" "{}" (default dict $live.metadata.annotations) | fromJson -}}
+{{- $count := len (dig "members" dict $record) -}}
+{{- if and $count (ne $count (int .Values.etcd.replicaCount)) (ne 0 (int .Values.etcd.replicaCount)) -}}
+{{- fail (printf "StatefulSet %s/%s is stopped with %d members. They come back together or not at all: fewer may be no quorum, and a newcomer needs one to join. Start it first: --set etcd.replicaCount=%d. Scale then" .Release.Namespace $live.metadata.name $count $count) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -58,7 +58,17 @@ changes nothing is then no change at all, and passes also while the webhook is d
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if ne (int $live.spec.replicas) (int .Values.etcd.replicaCount) -}}
+{{- /* Stopped, or kept by an earlier installation, it may be started before the webhook is there: on its data and on nothing else. */ -}}
+{{- if eq (int $live.spec.replicas) 0 -}}
+{{- $none := "no-start-without-data=http://a-member-that-lost-its-disk-must-not-start-empty.invalid:2380" -}}
+{{- /* A member that has never run may have to start from it. */ -}}
+{{- $all := not (contains "bootstrapping" (dig "etcd-scaler.io/record" "bootstrapping" (default dict $live.metadata.annotations))) -}}
+{{- with get $literal "ETCD_INITIAL_CLUSTER" -}}
+{{- if and $all (not (contains $none .)) -}}
+{{- $_ := set $literal "ETCD_INITIAL_CLUSTER" (printf "%s,%s" . $none) -}}
+{{- end -}}
+{{- end -}}
+{{- else if ne (int $live.spec.replicas) (int .Values.etcd.replicaCount) -}}
 {{- $_ := unset $literal "ETCD_INITIAL_CLUSTER" -}}
 {{- end -}}
 {{- end -}}
@@ -76,6 +86,22 @@ changes nothing is then no change at all, and passes also while the webhook is d
   {{- end }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- /*
+Pods below the partition that the webhook keeps are made from the revision before, which lacks the name that keeps etcd from
+starting without data. Of a StatefulSet that is stopped every pod is made anew, so none is restarted without that partition.
+Input: root.
+*/ -}}
+{{- define "etcd-scaler.etcd.update-strategy" -}}
+{{- $strategy := deepCopy .Values.etcd.updateStrategy -}}
+{{- $live := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "etcd-scaler.target" .) -}}
+{{- if and $live (eq (int $live.spec.replicas) 0) (eq "RollingUpdate" (default "RollingUpdate" $strategy.type)) -}}
+{{- if hasKey (default dict $live.metadata.annotations) "etcd-scaler.io/partition" -}}
+{{- $strategy = merge $strategy (dict "type" "RollingUpdate" "rollingUpdate" (dict "partition" 0)) -}}
+{{- end -}}
+{{- end -}}
+{{ toYaml $strategy }}
 {{- end -}}
 
 {{- /*
@@ -321,7 +347,7 @@ spec:
   serviceName: {{ include "etcd-scaler.etcd.headless" . }}
   podManagementPolicy: {{ .Values.etcd.podManagementPolicy }}
   updateStrategy:
-    {{- toYaml .Values.etcd.updateStrategy | nindent 4 }}
+    {{- include "etcd-scaler.etcd.update-strategy" . | nindent 4 }}
   selector:
     matchLabels:
       {{- include "etcd-scaler.etcd.selector" . | nindent 6 }}

@@ -14,10 +14,20 @@ pub fn all() -> Vec<Row> {
         for storage in [Storage::Manual, Storage::Provisioned] {
             for by in [By::Helm4, By::Helm3, By::Rendered] {
                 for directories in [Share::All, Share::One, Share::None] {
-                    for bits in 0..16 {
+                    for bits in 0..32 {
                         let bit = |at: u32| bits >> at & 1 == 0;
-                        let (namespace, claims, volumes, lease) = (bit(0), bit(1), bit(2), bit(3));
-                        rows.push(Row { counts, storage, by, namespace, claims, volumes, directories, lease });
+                        let (namespace, claims, volumes, lease, statefulset) = (bit(0), bit(1), bit(2), bit(3), bit(4));
+                        rows.push(Row {
+                            counts,
+                            storage,
+                            by,
+                            namespace,
+                            statefulset,
+                            claims,
+                            volumes,
+                            directories,
+                            lease,
+                        });
                     }
                 }
             }
@@ -34,6 +44,7 @@ fn pairs(row: &Row) -> BTreeSet<(usize, String, usize, String)> {
         format!("{:?}", row.storage),
         format!("{:?}", row.by),
         row.namespace.to_string(),
+        row.statefulset.to_string(),
         row.claims.to_string(),
         row.volumes.to_string(),
         format!("{:?}", row.directories),

@@ -249,6 +249,13 @@ impl Request {
         init.any(|container| container["name"] == ADMIT)
     }
 
+    /// The UID of the StatefulSet that a pod belongs to.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        let mut owners = self.object["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+        owners.find_map(|owner| (owner["kind"] == "StatefulSet").then(|| owner["uid"].as_str())?).unwrap_or_default()
+    }
+
     /// The object's UID.
     #[must_use]
     pub fn uid(&self) -> &str {

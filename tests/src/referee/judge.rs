@@ -162,10 +162,28 @@ impl<'a> Court<'a> {
         Self { history, clusters }
     }
 
-    /// The lists that may have been in force, of the cluster that was the last to begin.
+    /// The lists that may have been in force, of the cluster that was the last to begin; none while nobody lives.
     fn lists(&self, at: Micros) -> Vec<&MemberList> {
+        if self.nobody_lives(at) {
+            return Vec::new();
+        }
         let cluster = self.clusters.iter().rev().find(|cluster| cluster.since <= at + TOLERANCE);
         cluster.map(|cluster| cluster.lists(at).collect()).unwrap_or_default()
+    }
+
+    /// Whether the StatefulSet that was there before has gone with its pods, and in no pod since then etcd has started:
+    /// whatever was a member is none that could be restarted or held.
+    fn nobody_lives(&self, at: Micros) -> bool {
+        let name = &self.history.names.statefulset;
+        let uninstalls = self.history.requests.iter().filter(|it| it.uninstalls() && it.name == *name);
+        let Some(gone) = uninstalls.map(|it| it.done).filter(|done| *done <= at).max() else { return false };
+        let sets = self.history.requests.iter().filter(|it| it.sets() && it.verb != "delete" && it.name == *name);
+        // With another UID: its pods are others, whatever they are called.
+        let made: BTreeSet<&str> = sets.filter(|it| it.received >= gone).map(|it| it.uid()).collect();
+        let pods = self.history.requests.iter().filter(|it| it.of_pod("create") && it.took_effect());
+        let its: BTreeSet<&str> = pods.filter(|it| made.contains(it.owner())).map(|it| it.uid()).collect();
+        let started = |start: &Start| start.at <= at + TOLERANCE && its.contains(start.uid.as_str());
+        !self.history.starts.iter().any(started)
     }
 
     /// An ordinal's member.

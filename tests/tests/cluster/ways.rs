@@ -168,6 +168,14 @@ async fn stopped_and_started_it_is_the_same_cluster() -> Result {
         ensure!(release.members().await? == members && release.record().await? == record, "other members");
         let value = release.etcdctl(&["get", "traffic/903/0000000000", "--print-value-only"]).await?;
         ensure!(value.trim() == "kept", "the key is {value:?}");
+        // Once more, by the release; its template is then another one than that of a start by kubectl.
+        scale(release, 0).await?.ok()?;
+        until("all pods are gone again", SETTLED, async || only_these(release, 0).await).await?;
+        let part = release.try_upgrade(2, &["--force-conflicts"]).await?.refused()?;
+        ensure!(part.contains("stopped with 3 members"), "{part}");
+        release.upgrade(3, &["--force-conflicts"]).await?;
+        until("it is back again", SETTLED, async || release.is_settled(3).await).await?;
+        ensure!(release.members().await? == members, "other members");
         Ok(())
     })
     .await

@@ -67,7 +67,8 @@ impl Health {
                 tell_news(&answers, &answering);
                 answered.extend(answers.iter().filter(|(_, it)| it.is_ok()).map(|(&ordinal, _)| (ordinal, asked)));
                 let (answers, answered) = (Arc::new(answers), Arc::new(answered.clone()));
-                latest.send_replace(Some(Round { began, answers, answered }));
+                let before = latest.send_replace(Some(Round { began, answers, answered }));
+                tell_first(before.as_ref(), &answering);
                 tokio::time::sleep(EVERY.saturating_sub(began.elapsed())).await;
             }
         });
@@ -86,7 +87,7 @@ impl Health {
         self.latest.borrow().as_ref()?.answered.get(&ordinal).copied()
     }
 
-    /// Waits until other members answer than before.
+    /// Waits until other members answer than before, or it is first known who does.
     pub async fn changed(&mut self) {
         if self.answering.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -136,6 +137,13 @@ fn fell_silent(answers: &BTreeMap<Ordinal, Answered>, before: &BTreeSet<Ordinal>
         .collect()
 }
 
+/// That nobody answers from the start is news, too: else nobody would tell of a disk that was lost before.
+fn tell_first(before: Option<&Round>, answering: &watch::Sender<BTreeSet<Ordinal>>) {
+    if before.is_none() {
+        answering.send_modify(|_| ());
+    }
+}
+
 /// Logs what changed since the round before, not every round.
 fn tell_news(answers: &BTreeMap<Ordinal, Answered>, answering: &watch::Sender<BTreeSet<Ordinal>>) {
     let now: BTreeSet<Ordinal> = answers.iter().filter(|(_, answered)| answered.is_ok()).map(|(&o, _)| o).collect();
@@ -172,6 +180,21 @@ mod tests {
     fn only_who_answered_before_is_asked_twice() {
         let answers = [0, 1, 2].map(|o| (o, Err("no answer within 1.5 s".to_owned()))).into();
         assert_eq!(fell_silent(&answers, &BTreeSet::from([1, 3])), [1]);
+    }
+
+    #[tokio::test]
+    async fn the_first_round_is_news_although_nobody_answers() {
+        let (answering, receiver) = watch::channel(BTreeSet::new());
+        let mut health = Health { latest: watch::channel(None).1, answering: receiver };
+        let answers: BTreeMap<Ordinal, Answered> = [(0, Err("no answer within 1.5 s".to_owned()))].into();
+        let soon = Duration::from_millis(20);
+        tell_news(&answers, &answering);
+        tell_first(None, &answering);
+        assert!(tokio::time::timeout(soon, health.changed()).await.is_ok());
+        let round = Round { began: Instant::now(), answers: Arc::new(answers.clone()), answered: Arc::default() };
+        tell_news(&answers, &answering);
+        tell_first(Some(&round), &answering);
+        assert!(tokio::time::timeout(soon, health.changed()).await.is_err(), "nobody answers still");
     }
 
     #[tokio::test]

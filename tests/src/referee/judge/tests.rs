@@ -457,6 +457,54 @@ fn invariant_10_a_newcomer_that_serves_and_is_not_yet_recorded_may_be_held() {
     assert_eq!(story.broken(), Some(Rule::ServedIsNeverHeld), "a voter has served");
 }
 
+/// The StatefulSet deleted with its pods and made anew, with another UID, over what is left; its first pod too.
+fn made_anew() -> Story {
+    let mut story = Story::clean();
+    story.request(7000, ADMIN, "delete", "statefulsets", SET);
+    let made = story.request(7200, ADMIN, "create", "statefulsets", SET);
+    made.object =
+        json!({ "metadata": { "name": SET, "uid": "anew" }, "spec": { "replicas": 4, "template": template() } });
+    story.create(7300, 1, of_anew("third"));
+    story
+}
+
+fn of_anew(uid: &str) -> Value {
+    let mut pod = pod(1, uid);
+    pod["metadata"]["ownerReferences"] = json!([{ "kind": "StatefulSet", "name": SET, "uid": "anew" }]);
+    pod
+}
+
+#[test]
+fn invariants_6_and_10_a_pod_of_another_statefulset_is_another_pod_until_etcd_starts_in_one() {
+    let holds = || {
+        let mut held = of_anew("fourth");
+        held["spec"]["initContainers"] = json!([{ "name": "set-aside", "image": IMAGE }]);
+        held
+    };
+    let mut story = made_anew();
+    story.delete(7400, HOOK, 1, of_anew("third")).create(7500, 1, holds());
+    assert_eq!(story.broken(), None, "no etcd has started since the one before went with its pods");
+    let started = |pod: &str, at: i64| {
+        let mut story = made_anew();
+        story.0.starts.push(Start { pod: format!("{SET}-1"), uid: pod.into(), restarts: 0, at: ms(at) });
+        story
+    };
+    let mut restarted = started("third-1", 7350);
+    restarted.delete(7400, HOOK, 1, of_anew("third"));
+    assert_eq!(restarted.broken(), Some(Rule::RestartsNobody), "it took the data over and served");
+    let mut held = started("third-1", 7350);
+    held.create(7500, 1, holds());
+    assert_eq!(held.broken(), Some(Rule::ServedIsNeverHeld));
+    let mut late = started("first-1", 7350);
+    late.delete(7400, HOOK, 1, of_anew("third")).create(7500, 1, holds());
+    assert_eq!(late.broken(), None, "a last start in a pod of the one before");
+    let mut orphaned = made_anew();
+    let deletion = orphaned.0.requests.iter_mut().find(|it| it.verb == "delete" && it.resource == "statefulsets");
+    deletion.unwrap().sent = json!({ "kind": "DeleteOptions", "propagationPolicy": "Orphan" });
+    orphaned.delete(7400, HOOK, 1, of_anew("third"));
+    assert_eq!(orphaned.broken(), Some(Rule::RestartsNobody), "the members live on in their pods");
+}
+
 #[test]
 fn invariant_11_a_second_cluster_answers_through_the_service() {
     let mut story = Story::clean();

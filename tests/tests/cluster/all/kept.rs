@@ -1,5 +1,6 @@
 //! The pairwise set of what an earlier installation can leave, and three more rows by chance.
 
+use futures::StreamExt;
 use tests::kept::rows::{by_chance, pairwise};
 use tests::seed::Seed;
 
@@ -7,7 +8,10 @@ use crate::kept::runs;
 
 type Result = anyhow::Result<()>;
 
-/// Every row is run, whatever became of those before it.
+/// As many as run beside each other elsewhere.
+const AT_ONCE: usize = 3;
+
+/// Every row is run, whatever became of the others.
 #[tokio::test]
 #[ignore = "needs a cluster: make test-all"]
 async fn each_pair_of_what_is_left_and_three_rows_by_chance() -> Result {
@@ -15,15 +19,14 @@ async fn each_pair_of_what_is_left_and_three_rows_by_chance() -> Result {
     println!("three rows by chance: {}", seed.again());
     let chance = by_chance(&mut seed, 3);
     let only: Option<usize> = std::env::var("ROW").ok().and_then(|row| row.parse().ok());
-    let mut failed = Vec::new();
-    for (at, row) in pairwise().into_iter().chain(chance).enumerate() {
-        if only.is_none_or(|only| only == at)
-            && let Err(error) = runs(&format!("kept-{at}"), row).await
-        {
-            println!("ROW {at} failed: {row}: {error:#}");
-            failed.push(at);
-        }
-    }
+    let rows = pairwise().into_iter().chain(chance).enumerate();
+    let rows = rows.filter(|(at, _)| only.is_none_or(|only| only == *at));
+    let failed = futures::stream::iter(rows).map(|(at, row)| async move {
+        let error = runs(&format!("kept-{at}"), row).await.err()?;
+        println!("ROW {at} failed: {row}: {error:#}");
+        Some(at)
+    });
+    let failed: Vec<usize> = failed.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
     anyhow::ensure!(failed.is_empty(), "rows {failed:?} did not end as they must (ROW=N has one again)");
     Ok(())
 }
