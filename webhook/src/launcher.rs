@@ -188,7 +188,8 @@ impl Launcher {
         }
     }
 
-    /// Whether a Job can do anything about it; said once of each writing of the StatefulSet.
+    /// Whether a Job can do anything about it; said once of each writing of the StatefulSet. Where it is not understood, a
+    /// join that was begun before is taken back.
     fn is_understood(&self, object: &Value, told: &mut Option<(String, u64)>) -> bool {
         let Some(not_understood) = self.cluster.not_understood(object) else { return true };
         let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
@@ -199,7 +200,7 @@ impl Launcher {
             self.events.tell(uid, Reason::NotUnderstood, &note);
             *told = Some(writing);
         }
-        false
+        statefulset::record(object).and_then(Result::ok).is_some_and(|record| record.is_half_joined())
     }
 
     /// Watches whether the ConfigMap with the token is there.
