@@ -10,9 +10,10 @@ use tests::failpoints::Failpoint;
 use tests::foreign::Starts;
 use tests::members::Member;
 use tests::process::{apply, kubectl, kubectl_json, run, until};
+use tests::referee::judge::Rule;
 use tests::release::{Helm, Release, now};
 use tests::rolls::{Watch, made_again as rolled, most_down};
-use tests::scenario;
+use tests::scenario::{self, Excused};
 
 use super::snapshot::restore_each;
 use crate::foreign::{BACK, lasting, left_alone, refuses, serve};
@@ -229,7 +230,8 @@ async fn ready(release: &Release) -> anyhow::Result<BTreeMap<String, bool>> {
 
 /// docs/restore.md, "From a StatefulSet that cannot be changed": the new one is `release`'s, and the old one is beside it.
 async fn taken_over(name: &str, starts: Starts, says: &str) -> Result {
-    scenario::run_on(lasting(name, Helm::V4), async |release| {
+    let excused: [Excused<'_>; 1] = [(Rule::OneCluster, "restored by hand")];
+    scenario::run_excused(lasting(name, Helm::V4), &excused, async |release| {
         let mut old = lasting(&format!("{name}-old"), Helm::V4);
         old.namespace.clone_from(&release.namespace);
         old.apply_foreign_started(starts).await?;
@@ -252,11 +254,13 @@ async fn taken_over(name: &str, starts: Starts, says: &str) -> Result {
         save(&old, &file).await?;
         // 3
         let set = release.statefulset();
+        release.kubectl(&["annotate", "statefulset", &set, "etcd-scaler.io/stop=true"]).await?;
         release.kubectl(&["scale", "statefulset", &set, "--replicas=0"]).await?;
         let gone = ["wait", "pod", "-l", &format!("owner={}", release.name), "--for=delete", "--timeout=25s"];
         until("its members have stopped", BACK, async || release.kubectl(&gone).await).await?;
         restore_each(release, &file, 3).await?;
         release.kubectl(&["scale", "statefulset", &set, "--replicas=3"]).await?;
+        release.kubectl(&["annotate", "statefulset", &set, "etcd-scaler.io/stop-"]).await?;
         serve(release).await?;
         for ordinal in 0..3 {
             let own = format!("--endpoints=http://{}:2379", release.host(ordinal));
