@@ -84,22 +84,15 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     let statefulset = patiently(end, || objects.statefulset(&target)).await?;
     adopt(&statefulset, &mut target)?;
     let reports = Reports::about(objects.client.clone(), reference(&statefulset), &pod_name);
-    let is_understood = understood(&statefulset, &target);
-    if let Err(error) = &is_understood {
+    if let Err(error) = understood(&statefulset, &target) {
         reports.failed("NotUnderstood", format!("{error:#}")).await;
-    }
-    if is_understood.is_err() && !is_half_joined(&statefulset)? {
-        return is_understood;
+        return Err(error);
     }
     let mut lease = Lease::acquire(objects.leases.clone(), &lease, &pod_name, end).await?;
     patiently(end, || keep_the_copies(&objects, &target, &lease)).await?;
     failpoint::at(Failpoint::LeaseTaken, &lease).await;
     let work = Work { objects: &objects, reports: &reports, plan: &plan, budget, join_deadline, end };
-    let ready = match is_understood {
-        Ok(()) => before.see_to(&objects, &reports, &target, &statefulset, replicas(&statefulset), end).await,
-        // Nothing is changed but what is half done, and that back.
-        Err(_) => Ok(()),
-    };
+    let ready = before.see_to(&objects, &reports, &target, &statefulset, replicas(&statefulset), end).await;
     let bootstrap = Bootstrap { objects: &objects, reports: &reports, plan: &plan, end };
     let may_work = match ready {
         Ok(()) => bootstrap.until_started(&mut target, &mut lease).await,
@@ -156,10 +149,6 @@ async fn keep_the_copies(objects: &Objects, target: &Target, lease: &Lease) -> a
     Ok(())
 }
 
-fn is_half_joined(statefulset: &StatefulSet) -> anyhow::Result<bool> {
-    Ok(record(statefulset)?.is_some_and(|record| record.is_half_joined()))
-}
-
 struct Work<'a> {
     objects: &'a Objects,
     reports: &'a Reports,
@@ -193,15 +182,6 @@ impl Work<'_> {
                 }
                 Err(error) => return Err(over.unwrap_or(error)),
             };
-            // It is left alone then, but for a join that was begun while it was understood.
-            if over.is_none()
-                && let Err(error) = understood(&statefulset, target)
-            {
-                if !is_half_joined(&statefulset)? {
-                    return Err(error);
-                }
-                over = Some(error);
-            }
             let left = if over.is_some() { Duration::ZERO } else { self.end.saturating_duration_since(Instant::now()) };
             let step = next_step(&seen, &Limits { join: self.join_deadline, left });
             if let Some(over) = over.take_if(|_| !step.is_undo()) {

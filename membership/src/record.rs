@@ -131,12 +131,6 @@ impl Record {
         self.verified().last().map_or(0, |last| last + 1)
     }
 
-    /// Whether a member is on its way in: it is to be promoted, or taken back.
-    #[must_use]
-    pub fn is_half_joined(&self) -> bool {
-        self.members.values().any(|recorded| recorded.state == State::Joining)
-    }
-
     /// The lowest ordinal that is not a member's though a higher one is: its member was removed by hand.
     #[must_use]
     pub fn gap(&self) -> Option<Ordinal> {

@@ -188,8 +188,7 @@ impl Launcher {
         }
     }
 
-    /// Whether a Job can do anything about it; said once of each writing of the StatefulSet. Where it is not understood, a
-    /// join that was begun before is taken back.
+    /// Whether a Job can do anything about it; said once of each writing of the StatefulSet.
     fn is_understood(&self, object: &Value, told: &mut Option<(String, u64)>) -> bool {
         let Some(not_understood) = self.cluster.not_understood(object) else { return true };
         let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
@@ -200,7 +199,7 @@ impl Launcher {
             self.events.tell(uid, Reason::NotUnderstood, &note);
             *told = Some(writing);
         }
-        statefulset::record(object).and_then(Result::ok).is_some_and(|record| record.is_half_joined())
+        false
     }
 
     /// Watches whether the ConfigMap with the token is there.
