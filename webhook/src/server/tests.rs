@@ -308,6 +308,8 @@ async fn a_statefulset_that_is_created_where_pods_run_and_are_not_heard_has_its_
         patch.iter().any(|it| it["op"] == "remove" && it["path"] == "/metadata/annotations/etcd-scaler.io~1record")
     };
     let path = "/api/v1/namespaces/puls8/pods/puls8-etcd-1";
+    let revisions = json!({ "apiVersion": "apps/v1", "kind": "ControllerRevisionList", "metadata": {}, "items": [] });
+    bench.api.put("/apis/apps/v1/namespaces/puls8/controllerrevisions", revisions);
     bench.api.put(path, pod(json!({ "phase": "Running" }), json!(null)));
     for count in [2, 5] {
         let refused = with(count).await;
@@ -318,7 +320,7 @@ async fn a_statefulset_that_is_created_where_pods_run_and_are_not_heard_has_its_
     }
     let back = with(3).await;
     assert!(back["allowed"] == true && !drops_record(&back), "{back}");
-    assert!(back["patch"].to_string().contains("ETCD_INITIAL_CLUSTER_STATE"), "nobody starts as new: {back}");
+    assert!(back["patch"].to_string().contains("existing"), "nobody starts as new: {back}");
     bench.api.put(path, pod(json!({ "phase": "Running" }), json!("2026-11-25T04:00:00Z")));
     let begun = with(3).await;
     assert!(begun["allowed"] == true && drops_record(&begun), "about to end: {begun}");
