@@ -1,9 +1,12 @@
 //! An etcd that is not the release's: a StatefulSet, its Services and volumes, applied with kubectl
 //! as another chart would have them, and adopted by our chart with `etcd.enabled=false`.
 
+mod others;
+
 use anyhow::ensure;
 use serde_json::{Value, json};
 
+use crate::cluster::nodes;
 use crate::process::apply;
 use crate::release::{Ran, Release, Storage};
 
@@ -30,6 +33,28 @@ pub enum Starts {
     EmptyDir,
     /// By variables, with peer URLs that only their namespace understands.
     ShortUrls,
+    /// By variables, in a container of another name.
+    Container,
+    /// By variables, each member named otherwise than its pod.
+    Name,
+    /// By a service that names the first members. They must have begun before.
+    Discovery,
+    /// One member, alone again at each start.
+    ForceNewCluster,
+    /// By variables, the data directory in another object.
+    DataDirectory,
+    /// By variables, the write-ahead log beside the data directory.
+    LogElsewhere,
+    /// By variables, in a directory of the node.
+    HostPath,
+    /// By variables, all in one claim (CloudPirates' `existingClaim`).
+    OneClaim,
+    /// By what stands in for Bitnami's scripts, with variables.
+    Scripts,
+    /// By the same, with `ETCD_CFG_*`.
+    ScriptsFile,
+    /// By the same, with a configuration file that is mounted.
+    ScriptsMounted,
 }
 
 impl Release {
@@ -125,25 +150,24 @@ impl Release {
         })
     }
 
-    /// The same, started in another way, and the ConfigMap that it needs.
+    /// The same, started in another way, and what it needs beside; one that is tied to nodes is to these.
     #[must_use]
-    pub fn foreign_started(&self, starts: Starts) -> Vec<Value> {
+    pub fn foreign_started(&self, starts: Starts, nodes: &[String]) -> Vec<Value> {
         let mut object = self.foreign_statefulset(3);
         if starts != Starts::Variables {
             // These roll as a whole.
             object["spec"]["updateStrategy"]["rollingUpdate"]["partition"] = json!(0);
         }
+        let mut more = others::change(self, starts, &mut object, nodes);
         let template = &mut object["spec"]["template"]["spec"];
         let settings = self.settings(starts);
         let config = |data: Value| {
             let metadata = json!({ "name": self.statefulset(), "namespace": self.namespace });
             json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data })
         };
-        let mut more = Vec::new();
         let pod_name = json!([{ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }]);
         let etcd = &mut template["containers"][0];
         match starts {
-            Starts::Variables => {}
             Starts::Flags => {
                 etcd["env"] = pod_name;
                 etcd["args"] = settings.iter().map(|(flag, value)| json!(format!("--{flag}={value}"))).collect();
@@ -209,6 +233,7 @@ impl Release {
                     }
                 }
             }
+            _ => {}
         }
         more.push(object);
         more
@@ -268,7 +293,7 @@ impl Release {
             service(&set, json!({ "selector": selector, "ports": ports })),
             service(&format!("{set}-headless"), headless),
         ];
-        items.extend(self.foreign_started(starts));
+        items.extend(self.foreign_started(starts, &nodes().await?.into_iter().take(3).collect::<Vec<_>>()));
         let made_by_hand = if self.storage == Storage::Manual { 0..3 } else { 0..0 };
         items.extend(made_by_hand.map(|ordinal| {
             let claim = format!("data-{}", self.pod(ordinal));

@@ -81,7 +81,8 @@ impl Release {
     /// When it fails.
     pub async fn etcdctl_in(&self, ordinal: usize, arguments: &[&str]) -> anyhow::Result<String> {
         let pod = self.pod(ordinal);
-        self.kubectl(&[&["exec", &pod, "-c", "etcd", "--", "etcdctl"], arguments].concat()).await
+        // The first container, however it is named.
+        self.kubectl(&[&["exec", &pod, "--", "etcdctl"], arguments].concat()).await
     }
 
     /// `etcdctl member remove`, as a person would: once more where etcd holds members for unhealthy that have run for less

@@ -389,7 +389,7 @@ fn forget(seen: &Observed, record: &Record, live: &Agreed) -> Result<Plan, Strin
     let living: Vec<Ordinal> = answers.filter(|(_, it)| it.cluster == record.cluster).map(|(o, _)| o).collect();
     if !living.is_empty() {
         return Err(format!(
-            "{} still answer from the recorded cluster {}, others from cluster {}: which is the right one is not known. Nothing was changed. Stop those of the wrong one, or move their data away on their nodes, and run this again",
+            "{} still answer from the recorded cluster {}, others from cluster {}: which is the right one is not known. Nothing was changed. Save both first (etcdctl snapshot save); then move the data of the wrong one's members aside on their nodes, delete nothing, restart them, and run this again",
             pods(target, living),
             record.cluster,
             live.cluster
@@ -426,7 +426,7 @@ fn heard(seen: &Observed, record: &Record, live: &Agreed) -> Result<(), String> 
     let silent: Vec<Ordinal> = silent.collect();
     if !recorded.is_empty() && silent.len() >= quorum(recorded.len()) {
         return Err(format!(
-            "{} run and do not answer, and would be a quorum of the {} recorded members: whether they live as the recorded cluster is not known. Nothing was changed. Have them answer, or stop their etcd, and run this again",
+            "{} run and do not answer, and would be a quorum of the {} recorded members: whether they live as the recorded cluster is not known. Nothing was changed. Have them answer, and run this again; a pod whose etcd does not run does not count",
             pods(target, silent),
             recorded.len()
         ));

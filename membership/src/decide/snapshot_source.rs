@@ -46,7 +46,7 @@ pub fn source(
     };
     if let Some((other, it)) = answered().find(|(_, it)| it.cluster != *cluster) {
         return Err(format!(
-            "{} is in cluster {cluster} and {} in cluster {}: which is the right one is not known. Stop the wrong one's pods, or save each by hand (etcdctl snapshot save)",
+            "{} is in cluster {cluster} and {} in cluster {}: which is the right one is not known. Save each by hand (etcdctl snapshot save)",
             target.pod(ordinal),
             target.pod(other),
             it.cluster
@@ -126,7 +126,7 @@ mod tests {
         let refused = |answers| source(&puls8(), None, &answers).unwrap_err();
         insta::assert_snapshot!(refused(BTreeMap::new()), @"no voting member serves (none was asked: 0 replicas). Repair what is named; if it is lost for good, restore from an earlier snapshot (docs/restore.md)");
         insta::assert_snapshot!(refused([(0, Ok(Answer { leader: None, ..answer(1, 1) })), (1, Err("no answer within 1.5 s".into()))].into()), @"no voting member serves (puls8-etcd-0: knows no leader; puls8-etcd-1: no answer within 1.5 s). Repair what is named; if it is lost for good, restore from an earlier snapshot (docs/restore.md)");
-        insta::assert_snapshot!(refused(change(1, |it| it.cluster = Id(8))), @"puls8-etcd-2 is in cluster 0000000000000009 and puls8-etcd-1 in cluster 0000000000000008: which is the right one is not known. Stop the wrong one's pods, or save each by hand (etcdctl snapshot save)");
+        insta::assert_snapshot!(refused(change(1, |it| it.cluster = Id(8))), @"puls8-etcd-2 is in cluster 0000000000000009 and puls8-etcd-1 in cluster 0000000000000008: which is the right one is not known. Save each by hand (etcdctl snapshot save)");
         insta::assert_snapshot!(refused(change(0, |it| it.alarms = vec![crate::know::observed::Alarm { member: Id(1), kind: "CORRUPT".into() }])), @"etcd has the alarm CORRUPT: which member's data is right is not known. See etcdctl alarm list in puls8-etcd-0, and take a snapshot of each member by hand (etcdctl snapshot save) before anything else");
     }
 

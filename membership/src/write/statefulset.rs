@@ -72,6 +72,19 @@ pub fn created(new: &Value, target: &Target, living: Option<&Record>, newest: Op
     Ok(edit.finish())
 }
 
+/// Why it is not created over pods of recorded members that run and were not heard as one cluster, because of `why`:
+/// with another count. None, where there is no such pod.
+#[must_use]
+pub fn over_unheard(new: &Value, target: &Target, record: &Record, unheard: &[String], why: &str) -> Option<String> {
+    let (count, asked) = (record.count(), replicas(new));
+    (asked != count && !unheard.is_empty()).then(|| {
+        format!(
+            "creating {target} with {asked} replicas is refused: pods of the {count} recorded members run ({}) and were not heard as one cluster ({why}). Created with another count it would delete a living member's pod, or start one beside them. Create it with {count}: helm upgrade --set etcd.replicaCount={count}, and scale when they answer.",
+            unheard.join(", "),
+        )
+    })
+}
+
 /// Why it is not created over kept volumes: the members of `record` do not answer, the `claims` of some of
 /// them are there, and more than them are asked for. Those would begin a cluster of their own, and serve
 /// as one where they are a quorum, beside the old members that come back on their data. Our own chart's pods

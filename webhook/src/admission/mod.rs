@@ -261,16 +261,16 @@ impl Admission {
             Some(record) => {
                 let asked = record.members.keys().copied().collect::<Vec<_>>();
                 let answers = etcd::observe(target, asked.iter().copied(), ETCD_DEADLINE).await;
+                let mut unheard = Vec::new();
                 if let Err(why) = observed::agreed(target, &answers, Some(&record)) {
-                    let running = self.cluster.running(target, &asked).await?;
-                    if !running.is_empty() {
-                        return Err(format!(
-                            "pods of the recorded cluster run and were not heard as one: {} ({why}; to start without them, delete them first, their data stays)",
-                            running.join(", ")
-                        ));
+                    unheard = self.cluster.running(target, &asked).await?;
+                    if let Some(why) = statefulset::over_unheard(new, target, &record, &unheard, &why) {
+                        return Ok(Verdict::Deny(why));
                     }
                 }
-                let lives = statefulset::lives(&record, target, &answers);
+                // With the recorded count and its record it deletes no pod, starts nobody as new and brings back who is
+                // missing: what may be left of a quorum waits for just that.
+                let lives = !unheard.is_empty() || statefulset::lives(&record, target, &answers);
                 if !lives {
                     let claims = statefulset::claims(new, target, asked.iter().copied());
                     let kept = self.cluster.kept(&claims).await?;

@@ -292,25 +292,43 @@ async fn a_statefulset_that_is_created_where_nobody_answers_is_new() {
 }
 
 #[tokio::test]
-async fn a_statefulset_that_is_created_where_pods_run_and_are_not_heard_is_refused() {
+async fn a_statefulset_that_is_created_where_pods_run_and_are_not_heard_has_its_record_back_and_no_other_count() {
     let bench = bench(None);
-    let create = || bench.ask("/mutate", review("statefulsets", "CREATE", "", json!(null), statefulset()));
+    let with = |count: u32| {
+        let mut manifest = statefulset();
+        manifest["spec"]["replicas"] = json!(count);
+        bench.ask("/mutate", review("statefulsets", "CREATE", "", json!(null), manifest))
+    };
     let pod = |status: Value, end: Value| {
         let metadata = json!({ "name": "puls8-etcd-1", "namespace": "puls8", "deletionTimestamp": end });
         json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status })
     };
+    let drops_record = |response: &Value| {
+        let patch = response["patch"].as_array().cloned().unwrap_or_default();
+        patch.iter().any(|it| it["op"] == "remove" && it["path"] == "/metadata/annotations/etcd-scaler.io~1record")
+    };
     let path = "/api/v1/namespaces/puls8/pods/puls8-etcd-1";
+    let revisions = json!({ "apiVersion": "apps/v1", "kind": "ControllerRevisionList", "metadata": {}, "items": [] });
+    bench.api.put("/apis/apps/v1/namespaces/puls8/controllerrevisions", revisions);
     bench.api.put(path, pod(json!({ "phase": "Running" }), json!(null)));
-    let response = create().await;
-    assert_eq!(response["allowed"], false);
-    let told = response["status"]["message"].as_str().unwrap();
-    assert!(told.contains("pods of the recorded cluster run and were not heard as one: puls8-etcd-1"), "{told}");
+    for count in [2, 5] {
+        let refused = with(count).await;
+        assert_eq!(refused["allowed"], false, "{count}");
+        let told = refused["status"]["message"].as_str().unwrap();
+        assert!(told.contains("run (puls8-etcd-1) and were not heard as one cluster"), "{told}");
+        assert!(told.contains("Create it with 3"), "{told}");
+    }
+    let back = with(3).await;
+    assert!(back["allowed"] == true && !drops_record(&back), "{back}");
+    assert!(back["patch"].to_string().contains("existing"), "nobody starts as new: {back}");
     bench.api.put(path, pod(json!({ "phase": "Running" }), json!("2026-11-25T04:00:00Z")));
-    assert_eq!(create().await["allowed"], true, "about to end");
+    let begun = with(3).await;
+    assert!(begun["allowed"] == true && drops_record(&begun), "about to end: {begun}");
     bench.api.put(path, pod(json!({ "phase": "Pending" }), json!(null)));
-    assert_eq!(create().await["allowed"], true, "it never ran");
+    let begun = with(3).await;
+    assert!(begun["allowed"] == true && drops_record(&begun), "it never ran: {begun}");
     bench.api.down();
-    assert_eq!(create().await["allowed"], false, "not known");
+    assert_eq!(with(3).await["allowed"], false, "not known");
 }
 
 #[tokio::test]

@@ -203,7 +203,7 @@ fn the_recorded_cluster_is_not_forgotten_while_it_may_live() {
     for ordinal in [1, 2] {
         seen.answers.insert(ordinal, Err("no answer".into()));
     }
-    insta::assert_snapshot!(refused(&seen), @"puls8-etcd-1, puls8-etcd-2 run and do not answer, and would be a quorum of the 3 recorded members: whether they live as the recorded cluster is not known. Nothing was changed. Have them answer, or stop their etcd, and run this again");
+    insta::assert_snapshot!(refused(&seen), @"puls8-etcd-1, puls8-etcd-2 run and do not answer, and would be a quorum of the 3 recorded members: whether they live as the recorded cluster is not known. Nothing was changed. Have them answer, and run this again; a pod whose etcd does not run does not count");
     // They do not run.
     for ordinal in [1, 2] {
         seen.pods.get_mut(&ordinal).unwrap().down = true;
@@ -214,7 +214,7 @@ fn the_recorded_cluster_is_not_forgotten_while_it_may_live() {
     if let Some(Ok(answer)) = seen.answers.get_mut(&2) {
         (answer.learner, answer.list) = (true, None);
     }
-    insta::assert_snapshot!(refused(&seen), @"puls8-etcd-2 still answer from the recorded cluster 00000000000000c1, others from cluster 000000000000dead: which is the right one is not known. Nothing was changed. Stop those of the wrong one, or move their data away on their nodes, and run this again");
+    insta::assert_snapshot!(refused(&seen), @"puls8-etcd-2 still answer from the recorded cluster 00000000000000c1, others from cluster 000000000000dead: which is the right one is not known. Nothing was changed. Save both first (etcdctl snapshot save); then move the data of the wrong one's members aside on their nodes, delete nothing, restart them, and run this again");
     seen.answers.insert(2, Err("no answer".into()));
     assert!(matches!(plan(&seen), Plan::Forget(_)));
 }
@@ -265,7 +265,7 @@ fn unknown_refuses() {
     if let Some(Ok(answer)) = seen.answers.get_mut(&0) {
         answer.list.as_mut().unwrap().truncate(1);
     }
-    insta::assert_snapshot!(refused(&seen), @"puls8-etcd-1, puls8-etcd-2 run and do not answer, and would be a quorum of the 3 recorded members: whether they live as the recorded cluster is not known. Nothing was changed. Have them answer, or stop their etcd, and run this again");
+    insta::assert_snapshot!(refused(&seen), @"puls8-etcd-1, puls8-etcd-2 run and do not answer, and would be a quorum of the 3 recorded members: whether they live as the recorded cluster is not known. Nothing was changed. Have them answer, and run this again; a pod whose etcd does not run does not count");
     // They positively do not run: it is what is left.
     for ordinal in [1, 2] {
         seen.pods.get_mut(&ordinal).unwrap().down = true;

@@ -27,10 +27,7 @@ pub fn may_go(
         refused(
             &format!("whether its member is still in etcd's member list is not known ({unseen})"),
             "A pod that goes before its member is removed costs a vote of the quorum.",
-            &format!(
-                "It is tried again by itself once a quorum answers. If there is no etcd behind it any more, delete the pod by hand: kubectl delete pod -n {} {pod}",
-                target.namespace
-            ),
+            "It is tried again by itself once a quorum answers; to keep the pod, go back to the count before.",
         )
     })?;
     // However its peer URL is spelled.
@@ -125,7 +122,7 @@ mod tests {
 
     #[test]
     fn unknown_refuses() {
-        insta::assert_snapshot!(may_go(&puls8(), 3, 3, &answers(3, 1)).unwrap_err(), @"deleting puls8-etcd-3 because StatefulSet puls8/puls8-etcd wants 3 replicas is refused: whether its member is still in etcd's member list is not known (1 of 3 voting members answered (puls8-etcd-1: no answer; puls8-etcd-2: no answer)). A pod that goes before its member is removed costs a vote of the quorum. It is tried again by itself once a quorum answers. If there is no etcd behind it any more, delete the pod by hand: kubectl delete pod -n puls8 puls8-etcd-3");
+        insta::assert_snapshot!(may_go(&puls8(), 3, 3, &answers(3, 1)).unwrap_err(), @"deleting puls8-etcd-3 because StatefulSet puls8/puls8-etcd wants 3 replicas is refused: whether its member is still in etcd's member list is not known (1 of 3 voting members answered (puls8-etcd-1: no answer; puls8-etcd-2: no answer)). A pod that goes before its member is removed costs a vote of the quorum. It is tried again by itself once a quorum answers; to keep the pod, go back to the count before.");
         assert!(may_go(&puls8(), 3, 3, &BTreeMap::new()).is_err());
     }
 }

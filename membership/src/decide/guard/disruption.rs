@@ -90,7 +90,7 @@ impl Leave<'_> {
             Going::Eviction if sick.is_empty() => Err(self.refuse(
                 &format!("etcd has {all} voting members and needs each of them"),
                 "Nothing can be read or written while one is away.",
-                &format!("Scale to 3 members first, or to 1: {}.", self.scale("3")),
+                &format!("Scale to 3 members first: {}.", self.scale("3")),
             )),
             _ => {
                 let (pod, whom) = (target.pod(ordinal), sick.iter().find_map(|(other, _)| *other));

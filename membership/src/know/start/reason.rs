@@ -149,11 +149,11 @@ impl NotUnderstood {
             ),
             Self::Log | Self::Split { .. } => (
                 "What a member left behind is only told, and moved aside, where all of it is in one directory.",
-                "There is no way to move it under a running member.".into(),
+                "It cannot be moved under a running member: let the data be taken over by a new StatefulSet that has all of it in one (etcdctl snapshot save, etcdutl snapshot restore: docs/restore.md).".into(),
             ),
             Self::Kept { .. } => (
                 "A pod that is made again may start on nothing, or on what another member wrote, and a newcomer's pod is made again before it votes.",
-                "Kubernetes lets nobody change that in a StatefulSet: let the data be taken over by a new one with volumeClaimTemplates (etcdctl snapshot save, etcdutl snapshot restore).".into(),
+                "Kubernetes lets nobody change that in a StatefulSet: let the data be taken over by a new one with volumeClaimTemplates (etcdctl snapshot save, etcdutl snapshot restore: docs/restore.md).".into(),
             ),
         }
     }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use tests::faults::{freeze_container, thaw_container};
 use tests::kept::run::{question, word};
 use tests::load::Load;
 use tests::members::Member;
@@ -156,6 +157,66 @@ async fn made_again_unseen(release: Release) -> Result {
         load.lost_nothing(5, &all).await.map(drop)
     })
     .await
+}
+
+/// Nobody makes an orphaned pod again: two that go cost the quorum, and no more is heard than one that knows no leader.
+/// Whoever is left is never told to go; what is printed brings the others back.
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn created_again_while_no_quorum_is_heard_it_has_its_record_and_its_members_back() -> Result {
+    scenario::run("unheard", Helm::V4, async |release| {
+        release.install(3, &[]).await?;
+        let (before, members) = (release.pods().await?, release.members().await?);
+        release.go_on(&[0, 1, 2], &members).await?;
+        let saved = release.saved().await?;
+        release.orphan().await?;
+        release.kubectl(&["delete", "pod", &release.pod(1), &release.pod(2)]).await?;
+        for count in [2, 5] {
+            refused_unheard(release, &with_replicas(&without_record(&saved), count)).await?;
+        }
+        // Its own command: helm upgrade --set etcd.replicaCount=3.
+        release.upgrade(3, &[]).await?;
+        is_settled_again(release, &members).await?;
+        let now = release.pods().await?;
+        ensure!(now[&release.pod(0)] == before[&release.pod(0)], "the one that ran on is not as it was: {now:?}");
+        // All run, and two of them stand still: they are not heard, and may come to life at any moment.
+        let before = now;
+        release.orphan().await?;
+        let mut still = Vec::new();
+        for ordinal in [1, 2] {
+            let running = release.running(&release.pod(ordinal), "etcd").await?;
+            freeze_container(&running.node, &running.id).await?;
+            still.push(running);
+        }
+        let refused = refused_unheard(release, &with_replicas(&without_record(&saved), 5)).await;
+        let created = release.try_create(&without_record(&saved)).await;
+        for running in still {
+            thaw_container(&running.node, &running.id).await?;
+        }
+        refused?;
+        created?.ok()?;
+        ensure!(release.record().await.is_ok(), "it came back without its record");
+        is_theirs_again(release, &before, &members).await?;
+        release.go_on(&[0, 1, 2], &members).await
+    })
+    .await
+}
+
+/// That it is not created with another count over members that run and are not heard, and nobody is to be deleted for it.
+async fn refused_unheard(release: &Release, manifest: &serde_json::Value) -> Result {
+    let refused = release.try_create(manifest).await?;
+    let told = refused.printed();
+    release.say(&format!("created again over members that are not heard: {}", told.trim()));
+    ensure!(!refused.success, "it was created");
+    ensure!(told.contains("and were not heard as one cluster (") && !told.contains("delete them"), "{told}");
+    ensure!(told.contains("Create it with 3: helm upgrade --set etcd.replicaCount=3"), "{told}");
+    Ok(())
+}
+
+/// That the members are the same ones and serve.
+async fn is_settled_again(release: &Release, members: &[Member]) -> Result {
+    until("they are settled again", MENDED, async || release.is_settled(members.len()).await).await?;
+    until("they go on", MENDED, async || release.go_on(&[0, 1, 2], members).await).await
 }
 
 /// One at a time, each mended before the next is taken.

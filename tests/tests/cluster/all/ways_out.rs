@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use serde_json::json;
 use tests::load::Load;
-use tests::process::{kubectl_json, run, until};
+use tests::process::{apply, kubectl, kubectl_json, run, until};
 use tests::referee::judge::Rule;
 use tests::release::{Helm, Release, Storage, now};
 use tests::scenario;
@@ -135,6 +136,46 @@ async fn a_role_of_a_cluster_that_is_gone_is_deleted_and_another_begins() -> Res
         .await?;
         release.start_webhook().await?;
         until("they are recorded", MADE, async || release.is_settled(4).await).await
+    })
+    .await
+}
+
+/// A volume of that name is somebody else's: it is left as it is, and this etcd is given names of its own.
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn a_volume_that_does_not_fit_is_left_and_volumes_of_its_own_are_named() -> Result {
+    scenario::run("not-fit", Helm::V4, async |release| {
+        let name = release.volume(1);
+        let claim = json!({ "namespace": "somebody", "name": "data-somebody-1" });
+        apply(&json!({
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": name },
+            "spec": {
+                "accessModes": ["ReadWriteOnce"], "capacity": { "storage": "2Gi" }, "claimRef": claim,
+                "hostPath": { "path": release.directory(8) }, "storageClassName": "manual",
+                "persistentVolumeReclaimPolicy": "Retain",
+            },
+        }))
+        .await?;
+        let theirs = async || anyhow::Ok(kubectl_json(["get", "pv", &name]).await?["spec"].take());
+        let before = theirs().await?;
+        let installed = release.try_install(3, &[]).await?;
+        let seconds = installed.seconds();
+        let told = installed.refused()?;
+        release.say(&format!("after {seconds:.1} s: {}", crate::said::error(&told)));
+        ensure!(told.contains("exists and does not fit: it is reserved for claim somebody/data-somebody-1"), "{told}");
+        ensure!(told.contains("(pv.namePrefix, and pv.hostPath for their directories), then upgrade again"), "{told}");
+        let own = format!(
+            "pv.namePrefix={0}-own,pv.hostPath={1}",
+            release.name,
+            release.directory(0).replace("/pod-0", "/own-")
+        );
+        release.upgrade(3, &["--set", &own]).await?;
+        release.is_settled(3).await?;
+        ensure!(theirs().await? == before, "{name} was {before} and is {}", theirs().await?);
+        // They go when their claims do.
+        let own: Vec<String> = (0..3).map(|ordinal| format!("{}-own-{ordinal}", release.name)).collect();
+        let gone = ["delete", "pv", "--wait=false", "--ignore-not-found", &name, &own[0], &own[1], &own[2]];
+        kubectl(gone).await.map(drop)
     })
     .await
 }
