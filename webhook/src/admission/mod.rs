@@ -21,7 +21,7 @@ use membership::know::start;
 use membership::know::statefulset;
 use membership::write::carried::carried;
 use membership::write::pod;
-use membership::write::statefulset::{Update, created, keep_count, over_kept_volumes};
+use membership::write::statefulset::{Update, created, keep_count, over_kept_volumes, over_unheard};
 use serde_json::Value;
 use tracing::warn;
 
@@ -264,7 +264,7 @@ impl Admission {
                 let mut unheard = Vec::new();
                 if let Err(why) = observed::agreed(target, &answers, Some(&record)) {
                     unheard = self.cluster.running(target, &asked).await?;
-                    if let Some(why) = statefulset::over_unheard(new, target, &record, &unheard, &why) {
+                    if let Some(why) = over_unheard(new, target, &record, &unheard, &why) {
                         return Ok(Verdict::Deny(why));
                     }
                 }
