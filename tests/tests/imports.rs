@@ -3,8 +3,8 @@
 //! Read from the sources' own paths (`crate::…`, `super::…`, another crate's name), tests aside.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// Which crate may name which others of ours.
 const CRATES: [(&str, &[&str]); 6] = [
@@ -38,7 +38,8 @@ type Module = Vec<String>;
 /// A crate's modules and what each imports of its own crate and of others of ours.
 #[derive(Default)]
 struct House {
-    modules: BTreeMap<Module, PathBuf>,
+    /// With its source.
+    modules: BTreeMap<Module, String>,
     within: BTreeMap<Module, BTreeSet<Module>>,
     others: BTreeMap<Module, BTreeSet<String>>,
 }
@@ -47,7 +48,7 @@ struct House {
 fn each_import_runs_as_the_plan_has_it() {
     let mut wrong = Vec::new();
     for (name, may) in CRATES {
-        let house = House::read(&top().join(name).join("src"));
+        let house = House::read(&top().join(name).join("src")).unwrap();
         assert!(house.modules.len() > 3, "{name} has only {:?}", house.modules.keys());
         for (module, others) in &house.others {
             let not = others.iter().filter(|other| *other != name && !may.contains(&other.as_str()));
@@ -89,7 +90,7 @@ fn a_forbidden_import_and_a_circle_are_found() {
     for (file, text) in sources {
         fs::write(dir.path().join(file), text).unwrap();
     }
-    let house = House::read(dir.path());
+    let house = House::read(dir.path()).unwrap();
     assert_eq!(house.against_rooms("membership"), ["membership: know imports decide::guard"]);
     assert_eq!(house.others[&module("decide::guard")], BTreeSet::from(["kubernetes".to_owned()]));
     let circles = house.circles();
@@ -98,14 +99,13 @@ fn a_forbidden_import_and_a_circle_are_found() {
 }
 
 impl House {
-    fn read(src: &Path) -> Self {
+    fn read(src: &Path) -> io::Result<Self> {
         let mut house = Self::default();
-        house.add(src, &[]);
-        house = house.without_tests(src);
+        house.add(src, &[])?;
+        house = house.without_tests();
         let known: BTreeSet<Module> = house.modules.keys().cloned().collect();
-        for (module, file) in house.modules.clone() {
-            let text = without_tests(&fs::read_to_string(file).unwrap());
-            for path in paths(&text) {
+        for (module, text) in house.modules.clone() {
+            for path in paths(without_tests(&text)) {
                 match absolute(&module, &path) {
                     Some(path) => {
                         let its = (1..=path.len()).rev().map(|end| path[..end].to_vec()).find(|it| known.contains(it));
@@ -120,31 +120,32 @@ impl House {
                 }
             }
         }
-        house
+        Ok(house)
     }
 
-    fn add(&mut self, dir: &Path, above: &[String]) {
-        for entry in fs::read_dir(dir).unwrap().map(|it| it.unwrap().path()) {
-            let stem = entry.file_stem().unwrap().to_string_lossy().into_owned();
+    fn add(&mut self, dir: &Path, above: &[String]) -> io::Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?.path();
+            let stem = entry.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let own = [above, std::slice::from_ref(&stem)].concat();
             if entry.is_dir() {
-                self.add(&entry, &own);
+                self.add(&entry, &own)?;
             } else if entry.extension().is_some_and(|it| it == "rs") && stem != "tests" {
                 let module = if stem == "mod" { above.to_vec() } else { own };
-                self.modules.insert(module, entry);
+                self.modules.insert(module, fs::read_to_string(entry)?);
             }
         }
+        Ok(())
     }
 
     /// Takes out what is compiled for tests only, with all below it.
-    fn without_tests(mut self, src: &Path) -> Self {
-        let text = |module: &[String]| {
-            let root = if src.join("lib.rs").exists() { "lib.rs" } else { "main.rs" };
-            let file = if module.is_empty() { Some(src.join(root)) } else { self.modules.get(module).cloned() };
-            file.map(|file| fs::read_to_string(file).unwrap()).unwrap_or_default()
+    fn without_tests(mut self) -> Self {
+        let root = || ["lib", "main"].iter().find_map(|it| self.modules.get(&module(it)));
+        let text = |module: &[String]| if module.is_empty() { root() } else { self.modules.get(module) };
+        let for_tests = |module: &Module| {
+            let declared = |end: usize| text(&module[..end - 1]).is_some_and(|it| is_for_tests(it, &module[end - 1]));
+            (1..=module.len()).any(declared)
         };
-        let for_tests =
-            |module: &Module| (1..=module.len()).any(|end| is_for_tests(&text(&module[..end - 1]), &module[end - 1]));
         let gone: Vec<Module> = self.modules.keys().filter(|module| for_tests(module)).cloned().collect();
         gone.iter().for_each(|module| drop(self.modules.remove(module)));
         self
@@ -262,10 +263,10 @@ fn follow(code: &str, above: &[String], found: &mut Vec<Module>) {
 }
 
 /// A source up to its tests.
-fn without_tests(text: &str) -> String {
+fn without_tests(text: &str) -> &str {
     let tests = ["mod tests {", "pub mod tests {", "pub(crate) mod tests {"];
     let end = tests.iter().filter_map(|it| text.find(&format!("#[cfg(test)]\n{it}"))).min().unwrap_or(text.len());
-    text[..end].to_owned()
+    &text[..end]
 }
 
 /// Whether the module that declares it has it for tests only.

@@ -179,9 +179,9 @@ impl<'a> Court<'a> {
         let Some(gone) = uninstalls.map(|it| it.done).filter(|done| *done <= at).max() else { return false };
         let sets = self.history.requests.iter().filter(|it| it.sets() && it.verb != "delete" && it.name == *name);
         // With another UID: its pods are others, whatever they are called.
-        let made: BTreeSet<&str> = sets.filter(|it| it.received >= gone).map(|it| it.uid()).collect();
+        let made: BTreeSet<&str> = sets.filter(|it| it.received >= gone).map(Request::uid).collect();
         let pods = self.history.requests.iter().filter(|it| it.of_pod("create") && it.took_effect());
-        let its: BTreeSet<&str> = pods.filter(|it| made.contains(it.owner())).map(|it| it.uid()).collect();
+        let its: BTreeSet<&str> = pods.filter(|it| made.contains(it.owner())).map(Request::uid).collect();
         let started = |start: &Start| start.at <= at + TOLERANCE && its.contains(start.uid.as_str());
         !self.history.starts.iter().any(started)
     }

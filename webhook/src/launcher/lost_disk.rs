@@ -78,7 +78,7 @@ pub async fn watch(
                 let Some(line) = lost(&pod, &target.container).filter(|_| !said.contains(&uid)) else { continue };
                 let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
                 let note = format!(
-                    "{name} (member {id}) does not start: its data directory on {node} is empty, its disk was lost or is not mounted. etcd refuses ({line}), so that the member does not come back empty under an ID whose votes count. The other members go on. If the disk comes back with its data, so does the member; if it never will, replace the member (hook replace --ordinal {ordinal}, docs/commands.md)"
+                    "{name} (member {id}) does not start: its data directory on {node} is empty, its disk was lost or is not mounted. etcd refuses ({line}), so that the member does not come back empty under an ID whose votes count. The other members go on while they are a quorum. If the disk comes back with its data, so does the member; if it never will, replace the member (hook replace --ordinal {ordinal}, docs/commands.md); where no quorum is left, restore from a snapshot (docs/restore.md)"
                 );
                 info!(pod = name, line, "a member's disk is lost");
                 events.tell(object["metadata"]["uid"].as_str().unwrap_or_default(), Reason::DiskLost, &note);
