@@ -106,8 +106,9 @@ Input: root.
 
 {{- /*
 The cluster's token, from a ConfigMap that nothing renders: the Job writes it once it has looked at what an earlier cluster
-left behind, and until then the kubelet starts no etcd (docs/design.md, "Bootstrap"). It makes the cluster's ID another one at
-each bootstrap. etcd reads it on an empty directory only, so a StatefulSet that has a literal keeps it: nobody restarts for it.
+left behind, and until then the kubelet starts no etcd (docs/decisions/0042-a-new-cluster-is-a-decision.md). It makes the
+cluster's ID another one at each bootstrap. etcd reads it on an empty directory only, so a StatefulSet that has a literal keeps
+it: nobody restarts for it.
 */ -}}
 {{- define "etcd-scaler.etcd.token" -}}
 {{- $literal := "" -}}

@@ -2,9 +2,9 @@
 //! behind, or not before a person has said which.
 //!
 //! The chart's etcd pods have their cluster's token from a ConfigMap that only the Job writes, so none
-//! starts before this is decided (design, "Bootstrap"). A new cluster begins at once where nothing old
-//! was found and every place was looked at; a cluster whose claims are all there starts again at once;
-//! everything else asks. What the person says names what was found, so that it counts for that alone.
+//! starts before this is decided (docs/decisions/0042-a-new-cluster-is-a-decision.md). A new cluster begins at once
+//! where nothing old was found and every place was looked at; a cluster whose claims are all there starts again at
+//! once; everything else asks. What the person says names what was found, so that it counts for that alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 

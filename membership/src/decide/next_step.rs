@@ -1,7 +1,8 @@
 //! The next step towards the desired count, from what was seen just now.
 //!
 //! One step is decided, applied, and everything is observed again: so being killed between any
-//! two steps, or somebody else's change, is only another observation (design, "The next step").
+//! two steps, or somebody else's change, is only another observation
+//! (docs/decisions/0011-the-order-of-steps.md).
 
 use std::time::Duration;
 

@@ -86,7 +86,7 @@ pub struct ListedMember {
 
 impl ListedMember {
     /// Whether it ever ran. A bootstrapped member has a name before it ever ran, so the client
-    /// URLs tell (design, "The next step").
+    /// URLs tell (docs/decisions/0011-the-order-of-steps.md).
     #[must_use]
     pub fn started(&self) -> bool {
         !self.client_urls.is_empty()
@@ -342,7 +342,8 @@ pub fn views(answers: &BTreeMap<Ordinal, Answered>) -> Vec<View> {
 /// The member list, when a quorum of its voters holds the same one.
 ///
 /// The client's list is not linearizable, so every member is asked and all whom it names must
-/// agree (design, "Three truths"). Who is not named in it has no say: what was removed may still
+/// agree (docs/decisions/0002-three-truths-and-the-record.md). Who is not named in it has no say
+/// (0030-who-the-agreed-list-does-not-name.md there): what was removed may still
 /// answer as a cluster of its own. Where two clusters answer, the record tells which is ours.
 ///
 /// # Errors

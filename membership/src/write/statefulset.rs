@@ -2,7 +2,8 @@
 //! is rewritten in it.
 //!
 //! Rewritten are the managed environment (`ETCD_INITIAL_CLUSTER`, `ETCD_INITIAL_CLUSTER_STATE`) and
-//! the partition, so that a scale rolls no pod and an image roll-out is whole (design, "Partition").
+//! the partition, so that a scale rolls no pod and an image roll-out is whole
+//! (docs/decisions/0004-partition.md).
 //!
 //! The annotation [`KEPT_PARTITION`] is there exactly while a partition of ours is in force; it
 //! holds the person's or chart's own one, `"0"` where there was none. Without it, a live partition

@@ -1,4 +1,4 @@
-//! The judgement: each invariant of the design, asked of what happened. Pure.
+//! The judgement: each invariant of docs/how-it-works.md, asked of what happened. Pure.
 //!
 //! Order among membership changes is that of the members' own logs; no clock takes part. Between a
 //! membership change and a write to the API server it is that of their times, see [`TOLERANCE`].

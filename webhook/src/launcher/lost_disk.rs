@@ -2,7 +2,8 @@
 //! which is what is wanted, but its own line ("cannot fetch cluster info from peer urls") tells
 //! nobody so. And looks for pods that wait for a volume ([`crate::launcher::lost_claim`]).
 //!
-//! Looked for only while a recorded member does not answer; an idle webhook asks nothing.
+//! Looked for only while a recorded member does not answer: while all answer, nothing is asked of the API server
+//! for it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -2,7 +2,8 @@
 //! `kubectl scale`, under Helm's `--wait` (which waits before its post-upgrade hooks), on adoption; and when a member's
 //! pod waits for a volume that the Job can give it back.
 //!
-//! It reacts to watches and asks nothing while idle. What it does next is [`decide`], pure; the
+//! It reacts to watches: while nothing changes it asks nothing of the API server (the members are asked all
+//! the time, by [`crate::health`]). What it does next is [`decide`], pure; the
 //! Job's name follows from what it is for, so two replicas cannot start it twice. It stops after
 //! [`MOST_ATTEMPTS`] attempts at the same state and says so; a change of the count or the record,
 //! or a member that answers anew, starts it again.

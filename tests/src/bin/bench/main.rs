@@ -115,7 +115,8 @@ async fn bench(release: &Release, numbers: &mut Numbers) -> anyhow::Result<()> {
     let took = log.last().zip(log.first()).map(|(last, first)| seconds(last.0 - first.0));
     numbers.told("the same again: the Job", took.context("the Job said nothing")?, "s", Some(AGAIN));
 
-    // Under load a newcomer may answer 7 s late (docs/design.md), so its seconds have no bound here.
+    // Under load a newcomer may answer 7 s late (docs/decisions/0052-a-newcomer-may-answer-late.md), so its seconds have
+    // no bound here.
     let load = Load::busy(release).await?;
     let (upgraded, under_load) = memory::peak_during(&job, release.upgrade(5, &[])).await;
     let upgraded = upgraded?;

@@ -118,7 +118,8 @@ fn update() -> impl Strategy<Value = (Value, Value, bool)> {
     })
 }
 
-/// Everything that the design does not name: managed environment, partition, our annotations out.
+/// Everything that is not ours to write (docs/decisions/0004-partition.md, 0008-failure-policies.md): managed
+/// environment, partition, our annotations out.
 fn not_ours(object: &Value) -> Value {
     let mut object = object.clone();
     let template = get(&object, &TEMPLATE).cloned().unwrap_or_default();
@@ -156,7 +157,7 @@ proptest! {
         let next = Update::new(&stored, &stored, &target, false).unwrap().patch();
         prop_assert!(next.is_empty() || rollout(&old).is_some(), "next: {next} after {patch}");
 
-        // Touches only what the design names.
+        // Touches only what is ours to write.
         prop_assert_eq!(not_ours(&stored), not_ours(&new));
 
         let managed = update.manages() && environment::container(&stored["spec"]["template"]["spec"], "etcd").is_some();
