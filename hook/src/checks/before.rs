@@ -70,8 +70,10 @@ pub struct Before {
 }
 
 impl Before {
-    /// Before `statefulset`'s members become `wanted`. What is half done is ended first, and without a record nothing
-    /// changes: then there is nothing to see to.
+    /// Makes the checks, and takes the snapshot, that come before `statefulset`'s members become `wanted`.
+    ///
+    /// Does nothing if there is no record, because no member changes then; or if a member is recorded as bootstrapping,
+    /// joining or leaving, because that change has begun already and is ended first.
     ///
     /// # Errors
     /// What keeps the change from beginning; nothing was changed.

@@ -65,7 +65,8 @@ impl Apply<'_> {
             Step::Done | Step::Wait(_) | Step::Fail(_) => Ok(Applied::Done),
             Step::CreateVolume(ordinal) => self.create_volume(ordinal).await,
             Step::PinVolume(ordinal, node) => self.pin_volume(ordinal, &node).await,
-            // It may be of a removal, also one that an earlier run made, or a person.
+            // A member may just have been removed, by this run, an earlier one or a person. Where one voter is left,
+            // its log must have that removal on disk before the record says so.
             Step::Record(record, what) => match self.written_down(None).await {
                 Ok(()) => self.record(&record, &what).await,
                 Err(not_yet) => not_yet,

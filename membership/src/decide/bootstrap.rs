@@ -142,7 +142,8 @@ pub fn next_step(seen: &Seen) -> Step {
     decide(seen).unwrap_or_else(|stop| stop)
 }
 
-/// `Ok` and `Err` are both the answer: `?` ends the decision where a rule has one.
+/// The rules in their order. `Err(step)` is no failure: it means "stop here, this step comes first". A rule that has
+/// nothing to do returns `Ok`, and `?` goes on to the next rule.
 fn decide(seen: &Seen) -> Result<Step, Step> {
     let evidence = evidence(seen);
     let said = seen.word.and_then(|word| word_for(word, &evidence));

@@ -122,9 +122,9 @@ pub fn decide(change: &Change<'_>) -> Decision {
 }
 
 impl Change<'_> {
-    /// Another template while a member is in etcd's list and not yet, or no longer, one of them: its
-    /// roll-out would restart the others meanwhile. A newcomer that only waits is not in the list: its
-    /// image may be mended.
+    /// Refuses another pod template while a join or a removal is in progress (a member is recorded as joining or
+    /// leaving): the roll-out would restart the other members meanwhile. A newcomer whose pod still waits is not in
+    /// etcd's member list and not in the record, so its image may be corrected.
     fn rolls_during_a_join(&self) -> Option<Decision> {
         let Self { target, .. } = self;
         let Some(Ok(record)) = self.record.as_ref().filter(|_| self.changes_template) else { return None };

@@ -89,7 +89,8 @@ pub fn next_step(seen: &Observed, limits: &Limits) -> Step {
     decide(seen, limits).unwrap_or_else(|stop| stop)
 }
 
-/// `Ok` and `Err` are both the answer: `?` ends the decision where a rule has one.
+/// The rules in their order. `Err(step)` is no failure: it means "stop here, this step comes first". A rule that has
+/// nothing to do returns `Ok`, and `?` goes on to the next rule.
 fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
     // Stopped: nothing of etcd's is touched, the members are as they were when it comes back.
     if seen.desired == 0 {

@@ -115,12 +115,14 @@ pub struct Pod {
     pub waits_in_admit: bool,
     /// The permission that the Job wrote, if any: for which member ID.
     pub permitted: Option<Id>,
-    /// It was there before this run began: what keeps it may have been repaired since.
+    /// It was made before this run began. If it cannot start, the cause may have been repaired since, so making it
+    /// again once is worth a try.
     pub older: bool,
-    /// Its etcd has run: what it wrote is where the pod is.
+    /// The kubelet says that its etcd has run: its data directory may hold data.
+    ///
+    /// `started` and [`Pod::never_started`] are both false while the kubelet has not reported yet: unknown.
     pub started: bool,
-    /// Its etcd has positively never run: nothing of it is lost with the pod. Neither of the two:
-    /// the kubelet has not said anything yet.
+    /// The kubelet says that its etcd has never run: deleting the pod loses nothing.
     pub never_started: bool,
     /// Made again, it would be made from another revision of the template.
     pub outdated: bool,
@@ -237,12 +239,13 @@ impl Observed {
         self.answers.get(&ordinal)?.as_ref().ok()
     }
 
-    /// Whether a member's etcd has started and is not heard: it may wait for an entry of etcd's log, which where no client
-    /// writes nobody makes.
+    /// Whether a member's etcd has started and does not answer. It may be waiting for the next entry of etcd's log, and
+    /// if no client writes, there is none until somebody makes one.
     ///
-    /// An etcd 3.6 that was sent a snapshot counts nothing as applied until the entry after it, and refuses its own
-    /// announcement with "too many requests" meanwhile, without a pause and for ever: of a single voter with over 10 000
-    /// entries and no client 8 of 8 learners, of three voters 2 of 6 (run: 3.6.16; 3.5.35 and 3.4.23 serve after 7 s).
+    /// An etcd 3.6 that was brought up by a database snapshot counts nothing as applied until the next entry, and until
+    /// then refuses its own announcement to the cluster ("too many requests"), over and over and for ever. Run with
+    /// 3.6.16 and no client: with one voter that has more than 10 000 entries, 8 of 8 learners waited; with three
+    /// voters, 2 of 6. 3.5.35 and 3.4.23 serve after 7 s.
     #[must_use]
     pub fn may_wait_for_entry(&self) -> bool {
         self.pods.iter().any(|(&ordinal, pod)| pod.started && !pod.terminating && self.answer(ordinal).is_none())

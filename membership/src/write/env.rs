@@ -7,9 +7,9 @@ use crate::know::environment::{INITIAL_CLUSTER_TOKEN, MANAGED, container};
 use crate::know::names;
 use crate::know::object::{named, text};
 
-/// One more in a template's initial cluster, at a name that nobody has (RFC 6761: `.invalid` never resolves): with it
-/// the list is never that of a live cluster, so etcd refuses to start on an empty directory ("member count is unequal").
-/// On a directory with data etcd does not read the list (run: `all::lost_disk`).
+/// A peer that does not exist, appended to `ETCD_INITIAL_CLUSTER` in a template (RFC 6761: `.invalid` never resolves).
+/// With it the list has one member more than the live cluster, so etcd refuses to start on an empty directory ("member
+/// count is unequal"). On a directory with data etcd does not read the list (run: `all::lost_disk`).
 pub(super) const NO_START_WITHOUT_DATA: &str =
     "no-start-without-data=http://a-member-that-lost-its-disk-must-not-start-empty.invalid:2380";
 

@@ -265,7 +265,8 @@ impl<'a> Update<'a> {
             return;
         }
         let live = live.get(INITIAL_CLUSTER).and_then(|entry| text(entry, &["value"]));
-        // Once there it stays, else the next write of an annotation would be another revision.
+        // While the count stays, the peer that does not exist stays in the list once it is there: taken out by the next
+        // write of an annotation, it would change the template and so make another revision.
         let stays = live.is_some_and(|live| live.ends_with(env::NO_START_WITHOUT_DATA)) && !self.changes_count();
         let made_from = self.changes_template || on_delete(self.new) || stays;
         if let Some(Ok(record)) = self.record() {
@@ -310,15 +311,16 @@ impl<'a> Update<'a> {
             return None;
         }
         if !rolls_by_partition(self.new) {
-            // OnDelete needs no partition, and of a kind that is not known nothing is written. Theirs stays kept as long as the pods differ from the template
-            // by the managed environment alone, for the way back to RollingUpdate.
+            // OnDelete needs no partition, and nothing is written into a strategy of a kind that is not known. The
+            // annotation with the person's or chart's own partition stays while the pods differ from the template by
+            // the managed environment alone: it is needed again if the strategy goes back to RollingUpdate.
             return kept.filter(|_| !self.changes_template);
         }
         let (before, asked) = (partition(self.old).unwrap_or(0), partition(self.new).unwrap_or(0));
         if self.changes_template {
             let own = if asked == before { kept.unwrap_or(before) } else { asked };
-            // Without a number the controller makes the pod of a low ordinal from the template before while it rolls, so
-            // that of a sick member, deleted to be cured, would come back as sick.
+            // Without a number the controller makes the pod of a low ordinal from the template before while it rolls,
+            // so that of a sick member, deleted to be cured, would come back as sick.
             if own != asked || partition(self.new).is_none() {
                 edit.set(&PARTITION, own.into());
             }
@@ -347,12 +349,15 @@ fn etcd_container(object: &Value, target: &Target) -> Option<[String; 5]> {
     Some(["spec".into(), "template".into(), "spec".into(), "containers".into(), index])
 }
 
-/// Writes the managed environment into a template's etcd container; `made_from`: pods are made from this template, not
-/// from the revision before it.
+/// Writes the managed environment into a template's etcd container.
 ///
-/// A webhook that is away cannot prepare them, and on a lost disk etcd would start empty under its live ID from a
-/// template that names every member. A member that never ran has no data yet and must start; images with start scripts
-/// of their own read the list at every start and refuse by themselves (facts-etcd 7).
+/// `made_from`: whether the StatefulSet controller makes pods from this very template. It does for a new template,
+/// under OnDelete and for a StatefulSet that was made again; after a scale it makes them from the revision before,
+/// because of our partition. While no webhook runs, nobody changes such a pod, and if the template named just the
+/// members, etcd would start empty under its live ID on a lost disk. So [`env::NO_START_WITHOUT_DATA`] is added.
+///
+/// It is not added while a member has never run (it has no data yet and must start), nor for images with start scripts
+/// of their own, which read the list at every start and refuse by themselves (facts-etcd 7).
 fn manage(edit: &mut Edit, container: &[&str], peers: &str, made_from: bool, record: &Record, start: &Start) {
     let all_ran = record.members.values().all(|member| member.state != State::Bootstrapping);
     if made_from && all_ran && !start.scripts {

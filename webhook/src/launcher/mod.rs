@@ -68,10 +68,12 @@ struct Need {
 struct Memory {
     need: Need,
     since: Timestamp,
-    /// How many attempts there were. Remembered, because Jobs are removed an hour after their end.
+    /// How many attempts there were. Remembered here, because a Job is removed an hour after its end.
     tried: u32,
-    /// How many there had been when a member last answered anew; those do not count.
+    /// How many of them do not count: those before a member that had not answered answered again, or before the
+    /// StatefulSet was changed.
     forgiven: u32,
+    /// Whether it was said that nothing more is tried.
     given_up: bool,
 }
 

@@ -16,8 +16,9 @@ pub fn out_of_time(seen: &Observed, waited_for: Option<&str>) -> String {
         return format!("the deadline passed while waiting for {what}");
     }
     let namespace = &seen.target.namespace;
-    // In a gap the count before is no way out; up to the gap it is, where the count is lower still: it
-    // brings back the pods of members that are listed.
+    // The count to go back to. If no ordinal is missing in the record, it is the record's count. If one is missing (a
+    // gap), that count would wait for the missing member as well. Then only a wanted count below the gap has a way
+    // back: up to the gap, which brings back the pods of members that etcd still lists.
     let record = seen.record.as_ref().or(seen.copy.as_ref());
     let back = record.map_or(0, |record| match record.gap() {
         None => record.count(),

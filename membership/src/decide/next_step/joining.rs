@@ -16,8 +16,8 @@ use crate::know::version::join_as;
 /// one percent. etcd itself asks for 90 % of the leader's index, which a large log makes cheap.
 const LAG: u64 = 1000;
 
-/// The slowest that a database is taken for to reach a newcomer's disk and be read there, in bytes a second: both it does
-/// before it serves. On the safe side: with nothing else on two cores, 376 MB take 6 s.
+/// The slowest that a database is taken for to reach a newcomer's disk and be read there, in bytes a second: both it
+/// does before it serves. On the safe side: with nothing else on two cores, 376 MB take 6 s.
 const SLOWEST: u64 = 4_000_000;
 
 /// Members that answer for the first time, and the one newcomer between `add` and promotion.
@@ -97,10 +97,13 @@ pub(super) fn join_in_progress(
     Ok(())
 }
 
-/// A pod that was permitted a moment ago starts etcd whatever is asked of it now, and the list that it
-/// was made for must be the live one then (invariant 4). So the list is left alone until it has started,
-/// a matter of seconds; one that is wanted and late goes before its member does. One that is not wanted
-/// must not (invariant 3). Whose start fails says so, and is no more in a hurry.
+/// Holds a removal back while the newcomer's pod is about to start etcd.
+///
+/// A pod that has its permission starts etcd within seconds, and cannot be stopped any more. The live member list must
+/// then be the one that the pod was given (invariant 4), so no member is removed until etcd has started. If it is past
+/// the join's deadline: a pod that is still wanted is deleted before its member is removed; the member of a pod that is
+/// not wanted is removed first (invariant 3). A pod whose start has failed (the kubelet names a trouble) is not about
+/// to start, and holds nothing back.
 fn not_about_to_start(
     seen: &Observed,
     ordinal: Ordinal,
@@ -136,9 +139,9 @@ fn late_join(seen: &Observed, waited: Duration, ordinal: Ordinal, serving: Optio
     format!("{state} within {} s", waited.as_secs())
 }
 
-/// What a newcomer has from `member add`. A learner costs no quorum, so it may take as long as the database needs; nothing
-/// tells how far it has got (etcd listens for clients only once it has caught up). A voter that does not serve leaves
-/// the others no member to lose, so it has no more than was asked for.
+/// What a newcomer has from `member add`. A learner costs no quorum, so it may take as long as the database needs;
+/// nothing tells how far it has got (etcd listens for clients only once it has caught up). A voter that does not serve
+/// leaves the others no member to lose, so it has no more than was asked for.
 fn join_time(seen: &Observed, limits: &Limits, member: &ListedMember) -> Duration {
     if !member.learner {
         return limits.join;

@@ -6,8 +6,8 @@ use crate::know::observed::{Agreed, ListedMember, Observed};
 use crate::know::quorum::quorum;
 use crate::know::record::{Record, State};
 
-/// Waits until the pod of an ordinal that is not wanted, and has no member, is gone. One whose node is
-/// dead never goes by itself; nothing that it could still do counts.
+/// Waits until the pod of an ordinal that is not wanted, and has no member, is gone. A pod on a dead node never ends by
+/// itself, so one that is overdue is not waited for: its member is out of etcd, and it has no vote.
 pub(super) fn pod_gone(seen: &Observed, ordinal: Ordinal) -> Result<(), Step> {
     match seen.pods.get(&ordinal) {
         Some(pod) if !pod.terminating => Err(Step::RemovePod(ordinal, pod.uid.clone())),
