@@ -25,7 +25,8 @@ impl Member {
         Ok(Id(added.member().map_or(0, etcd_client::Member::id)))
     }
 
-    /// `member promote`. To be sent to the leader: followers refuse it with auth on 3.5.28–.
+    /// `member promote`. To be sent to the leader: a follower may refuse it if auth is enabled (facts-etcd 5.2: 3.5.28,
+    /// 3.6.6).
     ///
     /// # Errors
     /// What the server refused it with.

@@ -68,12 +68,12 @@ fn run(target: &Target, subcommand: &str) -> String {
     )
 }
 
-/// `etcdctl member remove`, asked of a member of this list.
+/// The command `etcdctl member remove`, run in the pod of a member that holds this list.
 fn removal(target: &Target, answers: &BTreeMap<Ordinal, Answered>, live: &Agreed, member: &ListedMember) -> String {
     format!("{} member remove {}", teller(target, answers, live), member.id)
 }
 
-/// etcdctl, in the pod of a member that tells this list.
+/// The command that runs etcdctl in the pod of a member that holds this list.
 fn teller(target: &Target, answers: &BTreeMap<Ordinal, Answered>, live: &Agreed) -> String {
     let holds =
         |view: &crate::know::observed::View| view.agreed.cluster == live.cluster && view.agreed.members == live.members;
@@ -140,7 +140,8 @@ pub fn split(target: &Target, record: &Record, answers: &BTreeMap<Ordinal, Answe
     })
 }
 
-/// A member whose peer URL is no pod's of the StatefulSet: one of its own under another spelling, or one elsewhere.
+/// The drift of a member whose peer URL is not that of any pod: it is in one of our pods with the URL spelled in
+/// another way, or it runs elsewhere.
 #[must_use]
 pub fn stranger(target: &Target, answers: &BTreeMap<Ordinal, Answered>, live: &Agreed, member: &ListedMember) -> Drift {
     let is_free = |ordinal: &Ordinal| live.members.iter().all(|it| ordinal_of(target, it) != Some(*ordinal));

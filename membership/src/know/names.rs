@@ -23,10 +23,11 @@ pub const STOP: &str = "etcd-scaler.io/stop";
 /// The annotation of the StatefulSet by which a person has one count admitted although a rule that may be lifted
 /// refuses it (`<count>: <reason>`, [`crate::know::annotations::Override`]).
 pub const OVERRIDE: &str = "etcd-scaler.io/override";
-/// The annotation of the StatefulSet with what is known of the cluster as a whole ([`crate::know::summary::Summary`]).
+/// The annotation of the StatefulSet with what the last comparison of the members' keys found
+/// ([`crate::know::summary::Summary`]).
 pub const SUMMARY: &str = "etcd-scaler.io/summary";
-/// The annotation of the StatefulSet that says what becomes of a count that was set through
-/// `statefulsets/scale` when the release sets another one ([`crate::know::annotations::OnReset`]).
+/// The annotation of the StatefulSet that says what happens to a count that was set through `statefulsets/scale`, if
+/// the release sets another one ([`crate::know::annotations::OnReset`]).
 pub const ON_RESET: &str = "etcd-scaler.io/on-reset";
 /// The annotation of the StatefulSet with the count that was set through `statefulsets/scale` and is
 /// kept though the release has another one.
@@ -40,7 +41,8 @@ pub const DECIDED: &str = "etcd-scaler.io/bootstrap-decided";
 pub const BEGUN: &str = "etcd-scaler.io/begun";
 /// The key of the token in the ConfigMap ([`Target::bootstrap`]).
 pub const TOKEN: &str = "token";
-/// The init container of the chart's etcd pods whose last word tells what is in the data directory.
+/// The init container of the chart's etcd pods that looks into the data directory; its termination message says what is
+/// there.
 pub const LOOK: &str = "volume-permissions";
 /// The name of the init container in which old data is set aside before a new cluster begins.
 pub const SET_ASIDE: &str = "set-aside";
@@ -53,8 +55,8 @@ pub const CONTROLLERS: [&str; 2] =
     ["system:serviceaccount:kube-system:statefulset-controller", "system:kube-controller-manager"];
 /// What every annotation of ours begins with.
 pub const PREFIX: &str = "etcd-scaler.io/";
-/// The annotation of a pod that the webhook made a joiner (`"true"`), for people: what makes it one is its init container
-/// [`ADMIT`], because anybody can write an annotation.
+/// The annotation of a pod that the webhook made a joiner (`"true"`). It is only for people: a joiner is known by its
+/// init container [`ADMIT`], because anybody can write an annotation.
 pub const JOINER: &str = "etcd-scaler.io/joiner";
 /// The scheduling gate of a joining pod whose turn has not come.
 pub const TURN: &str = "etcd-scaler.io/turn";
@@ -123,7 +125,8 @@ impl Target {
         format!("{template}-{}", self.pod(ordinal))
     }
 
-    /// The ConfigMap from which the chart's etcd pods have the token of their cluster: without it none starts.
+    /// The ConfigMap from which the chart's etcd pods read their cluster's token. Without it no pod that is as its
+    /// chart made it starts.
     #[must_use]
     pub fn bootstrap(&self) -> String {
         format!("{}-bootstrap", self.statefulset)

@@ -30,7 +30,7 @@ pub struct Answer {
     pub applied_index: u64,
     /// The errors it reports, alarms aside.
     pub errors: Vec<String>,
-    /// The alarms it knows of, anybody's.
+    /// The alarms that it knows of, its own and those of other members.
     pub alarms: Vec<Alarm>,
     /// Its database file.
     pub db: Database,
@@ -41,7 +41,7 @@ pub struct Answer {
 /// An alarm, as `Status` has it among its errors: `memberID:123 alarm:NOSPACE`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Alarm {
-    /// Whose.
+    /// The ID of the member that it is about.
     pub member: Id,
     /// `NOSPACE`, `CORRUPT`.
     pub kind: String,
@@ -103,7 +103,7 @@ pub struct Pod {
     pub uid: String,
     /// The node it is scheduled to.
     pub node: Option<String>,
-    /// Made a joiner by the webhook: it has the init container that waits for a permission.
+    /// The webhook made it a joiner: it has the init container `admit`, which waits for a permission.
     pub joiner: bool,
     /// This run has deleted an earlier pod of this ordinal because it was held ([`Observed::is_held`]).
     pub freed: bool,
@@ -201,7 +201,7 @@ pub struct Observed {
     pub claims: BTreeMap<Ordinal, String>,
     /// The limits that the StatefulSet sets.
     pub room: Room,
-    /// A person's word that a count is wanted though something speaks against it.
+    /// The annotation by which a person lifts what can be lifted for one count.
     pub override_: Option<Override>,
     /// How long the joining member has been in the member list, counted from when this run first saw it there.
     pub joining_for: Option<Duration>,
@@ -266,7 +266,7 @@ impl Observed {
         served && ordinal < self.desired && self.pods.get(&ordinal).is_some_and(waits)
     }
 
-    /// Whether a member answers as itself and is well.
+    /// Whether a member answers under its own ID, knows a leader and reports no errors.
     ///
     /// # Errors
     /// What is wrong, in the end of a sentence.

@@ -79,7 +79,7 @@ impl Cluster {
         Self { api, leases, pods, claims, revisions, names, lease, started }
     }
 
-    /// The same, and a watch of it that never ends.
+    /// Access to this StatefulSet, and a watch of it that never ends.
     pub fn watch(client: &Client, names: Target, lease: String) -> (Self, watch::Receiver<Live>) {
         let cluster = Self::new(client, names, lease);
         let (sender, receiver) = watch::channel(Live::Unknown);
@@ -115,7 +115,7 @@ impl Cluster {
         Target { service, ..(*self.names).clone() }
     }
 
-    /// What is not understood of how its etcd is started: nothing is written into it then.
+    /// What is not understood about how its etcd is started, if anything: then nothing is written into it.
     pub fn not_understood(&self, object: &Value) -> Option<NotUnderstood> {
         start::of_statefulset(object, &self.target(object)).err()
     }

@@ -245,7 +245,7 @@ pub(super) fn newcomer(
     }
     let pod = seen.target.pod(ordinal);
     let waiting = seen.pods.get(&ordinal).filter(|pod| !pod.terminating);
-    // Cleaning up behind a join that failed comes first: a run past its deadline still does it.
+    // First what cleans up behind a failed join, because a run past its deadline still does that.
     if let Some(waiting) = waiting {
         if !waiting.joiner {
             let why = "its ordinal has no member, and it is not held until it joins";
