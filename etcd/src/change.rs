@@ -1,4 +1,4 @@
-//! Changes of the membership, the only thing that is ever written to etcd, and of who leads; and an entry of its log that
+//! Changes of the membership, which is all that is ever changed in etcd, and of the leader; and a log entry that
 //! changes nothing ([`Member::write_down`]).
 
 use etcd_client::{AlarmAction, AlarmType, MemberAddOptions};
@@ -21,11 +21,12 @@ impl Member {
             JoinAs::Voter => MemberAddOptions::new(),
         };
         let added = self.bounded("member add", client.member_add([peer_url], Some(options))).await?;
-        // A response without the member has not been seen; 0 is no member's ID and matches none.
+        // A response without the member has never been seen. Its ID would be 0, which is no member's.
         Ok(Id(added.member().map_or(0, etcd_client::Member::id)))
     }
 
-    /// `member promote`. To be sent to the leader: followers refuse it with auth on 3.5.28–.
+    /// `member promote`. To be sent to the leader: a follower may refuse it if auth is enabled (facts-etcd 5.2: 3.5.28,
+    /// 3.6.6).
     ///
     /// # Errors
     /// What the server refused it with.
@@ -43,15 +44,14 @@ impl Member {
         self.bounded("member remove", client.member_remove(id.0)).await.map(drop)
     }
 
-    /// Has etcd write an entry of its log that changes nothing: the alarms are listed, which it does by an entry, without
-    /// a revision.
+    /// Has etcd write a log entry that changes nothing and makes no revision, by listing the alarms.
     ///
-    /// The last voter so writes down that another one's removal is decided. Until the next entry that is only in its
-    /// memory: what is committed goes to the log on disk with an entry, never alone. Killed before, it waits for ever for
-    /// the vote of the one that was removed (run: 3.4.23, 3.5.35, 3.6.16). With more than one voter left these are a
-    /// quorum of those before, too.
+    /// If one voter is left after a removal, that removal is on its disk only with the next entry: etcd writes what is
+    /// committed to its log together with an entry, never alone. Killed before, the voter starts with two voters and
+    /// waits for ever for the vote of the removed one (run: 3.4.23, 3.5.35, 3.6.16). If more voters are left, they are
+    /// a quorum of the voters before, too, so they do not wait for it.
     ///
-    /// And a newcomer of 3.6 so gets on that waits for an entry where nobody writes
+    /// It also helps a newcomer of 3.6 that waits for an entry while no client writes
     /// ([`membership::know::observed::Observed::may_wait_for_entry`]).
     ///
     /// # Errors

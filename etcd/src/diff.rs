@@ -1,9 +1,8 @@
-//! Which keys do members hold differently? Every key of every member at one pinned revision, in
-//! ranges that are cut at the first member's keys, so that memory is a few pages a member.
+//! Which keys members hold differently. Every key of every member is read at one pinned revision, in ranges that end at
+//! keys of the first member, so that only a few pages of each member are in memory.
 //!
-//! The reads are serializable: each member answers from its own database, which is what is compared.
-//! A member that lags behind or a revision that is compacted meanwhile is no difference: another
-//! revision is pinned then.
+//! The reads are serializable: each member answers from its own database, and these are compared. If a member lags
+//! behind or the revision is compacted meanwhile, that is no difference, and another revision is pinned.
 
 mod cut;
 mod entry;
@@ -31,18 +30,17 @@ use walk::{Read, walk};
 /// The bounds of one comparison.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// For one call to one member.
+    /// The time for one call to one member.
     pub call: Duration,
-    /// So many revisions are pinned, one after the other, when one does not hold.
+    /// How many revisions are tried, one after the other, if one is compacted or not reached.
     pub tries: u32,
-    /// Nothing is waited for after this.
+    /// The time at which the comparison ends.
     pub end: Instant,
-    /// So many differing keys are named; all are counted.
+    /// How many differing keys are named. All are counted.
     pub named: usize,
 }
 
-/// Compares all keys of these members, by ordinal at their client URLs, the first being the one at
-/// whose keys the ranges are cut.
+/// Compares all keys of these members, by ordinal with their client URLs. The ranges end at keys of the first one.
 ///
 /// # Errors
 /// Why it could not be told, for the last try.
@@ -73,7 +71,7 @@ pub async fn diff(members: &BTreeMap<Ordinal, String>, limits: &Limits) -> Resul
     Err(why)
 }
 
-/// Why one try did not come to its end.
+/// Why one try did not end.
 enum Stopped {
     Call(CallError),
     Late { keys: u64, revision: i64 },

@@ -1,11 +1,10 @@
-//! etcd as this product uses it: one observed member is one connection, every call has a
-//! deadline, and nothing but membership calls is ever written.
+//! etcd, as this product uses it: a connection leads to exactly one member, every call has a deadline, and only the
+//! membership is ever changed.
 //!
-//! [`member`] asks one member, [`change`] changes the membership through one, [`validation`]
-//! compares the hashes of all, [`diff`] their keys, [`status`] is what a
-//! member says of itself, [`wal`] tells whose data a directory holds, [`set_aside`] moves a
-//! removed member's out of the way, [`snapshot`] takes a member's whole database into a file,
-//! [`refusal`] is the closed list of what a server answers.
+//! [`member`] asks one member, [`change`] changes the membership through one, [`validation`] compares the hashes of all
+//! members, [`diff`] their keys, [`status`] is what a member says of itself, [`wal`] tells whose data a directory
+//! holds, [`set_aside`] moves a removed member's data out of the way, [`snapshot`] saves a member's whole database into
+//! a file, [`refusal`] lists the refusals of a server that matter here.
 
 mod change;
 mod diff;

@@ -1,4 +1,4 @@
-//! One member, asked by its own URL. A balanced client would answer for a random member.
+//! One member, asked by its own URL. A client with several endpoints would ask any of them.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -48,7 +48,7 @@ impl Member {
     /// Its status, its member list, and for a voter proof that it serves: a linearizable read.
     ///
     /// # Errors
-    /// When any of these did not come; a member that answers in part is not observed.
+    /// When any of these failed: a member that answers only in part counts as one that does not answer.
     pub async fn answer(&self) -> Result<Answer, CallError> {
         let mut client = self.client.clone();
         let status = self.bounded("endpoint status", client.status()).await?;
@@ -59,7 +59,7 @@ impl Member {
             Err(error) => return Err(error),
         };
         if !status.is_learner() {
-            // What etcdctl endpoint health does: any key, through the leader.
+            // As `etcdctl endpoint health` does: a linearizable read of any key.
             let options = GetOptions::new().with_limit(1).with_count_only();
             self.bounded("endpoint health", client.get("health", Some(options))).await?;
         }
@@ -90,7 +90,7 @@ pub(crate) fn database(status: &etcd_client::StatusResponse) -> Database {
     }
 }
 
-/// The IDs of a response header; zeros where there is none, which match no member.
+/// The IDs of a response header; without a header zeros, which are no member's.
 struct HeaderIds {
     member: u64,
     cluster: u64,
@@ -121,8 +121,8 @@ fn listed(member: &etcd_client::Member) -> ListedMember {
     }
 }
 
-/// Asks these ordinals' members, all at once, each within `deadline`; why one did not answer does
-/// not name it, the ordinal does.
+/// Asks the members of these ordinals, all at once, each within `deadline`. An error does not name the member; its
+/// ordinal does.
 pub async fn observe(
     target: &Target,
     ordinals: impl IntoIterator<Item = Ordinal>,

@@ -1,9 +1,9 @@
-//! What a server says no with. etcd's texts are matched in this one place, because the client
-//! passes them on as they are (facts-etcd 5.1).
+//! How a server refuses. etcd's texts are matched in this one place; the client passes them on as they are (facts-etcd
+//! 5.1).
 
 use std::time::Duration;
 
-/// A server's answer that is not what was asked for, told apart as far as it matters here.
+/// A refusal of a server, told apart as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// "unhealthy cluster": not all members connected for 5 s yet. Wait.
@@ -34,7 +34,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Tells a server's text apart.
+    /// The refusal that a server's text means.
     #[must_use]
     pub fn of(text: &str) -> Self {
         const TEXTS: [(&str, Refusal); 20] = [
@@ -94,7 +94,7 @@ impl CallError {
     pub(crate) fn refused(call: &'static str, url: &str, error: &etcd_client::Error) -> Self {
         let text = match error {
             etcd_client::Error::GRpcStatus(status) => match std::error::Error::source(status) {
-                // "transport error" alone helps nobody: its cause says "connection refused".
+                // "transport error" alone says too little. Its innermost cause says "connection refused".
                 Some(cause) => format!("{}: {}", status.message(), innermost(cause)),
                 None => status.message().to_owned(),
             },
@@ -113,7 +113,7 @@ impl CallError {
         }
     }
 
-    /// What the answer means; silence leaves everything open.
+    /// What the error means. After no answer, whether a change was applied is unknown.
     #[must_use]
     pub fn refusal(&self) -> Refusal {
         match self {

@@ -1,19 +1,19 @@
-//! Moves an old member's data out of the way, inside the same directory, so that etcd starts as
-//! new there and the data can still be looked at.
+//! Moves an old member's data aside within the data directory, so that etcd starts there as on an empty one and the
+//! data can still be looked at.
 //!
-//! The whole content is moved, not `member/` alone: Bitnami's images keep files of the member
-//! beside it and read them again at the next start (facts-etcd 7). `member/` is moved last, so that
-//! a move that was cut short is begun again: until then the log still tells whose data it is.
+//! All of the content is moved, not only `member/`: Bitnami's images keep files of the member beside it and read them
+//! at the next start (facts-etcd 7). `member/` is moved last: if a move is cut short, the log is still in place and
+//! tells whose data it is, so the move is begun again.
 
 use std::fs::{File, create_dir, create_dir_all, read_dir, remove_dir_all, rename};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// How the directories are called that hold what was set aside: this, and the old member's ID.
+/// The prefix of the directories with data that was set aside; the old member's ID follows.
 const PREFIX: &str = "set-aside-";
-/// How the directories are called that hold what was kept of an earlier cluster: they are left alone for good.
+/// The prefix of the directories with data of an earlier cluster, which are never touched again.
 const KEPT: &str = "kept-";
-/// What the file system itself keeps at the top of a volume.
+/// A directory that the file system itself keeps at the top of a volume.
 const NOT_OURS: &str = "lost+found";
 /// The directory of etcd's own data.
 const MEMBER: &str = "member";
@@ -27,9 +27,8 @@ pub struct SetAsideError {
     source: io::Error,
 }
 
-/// Moves everything in `data_dir` to `set-aside-<name>` in it and gives that path; `None` when
-/// there is nothing to move. Of what was set aside before, nothing is kept: the latest is enough,
-/// and a volume has room for two databases at best.
+/// Moves everything in `data_dir` to `set-aside-<name>` in it and returns that path; `None`: there is nothing to move.
+/// Deletes what was set aside before: the latest is enough, and a volume may not have room for more than two databases.
 ///
 /// # Errors
 /// When something could not be moved. What was moved stays moved; calling again goes on.
@@ -46,8 +45,8 @@ pub fn set_aside(data_dir: &Path, name: &str) -> Result<Option<PathBuf>, SetAsid
     Ok(Some(into))
 }
 
-/// Moves everything in `data_dir` to `kept-<name>` in it, for a new cluster, and gives that path; `None` when
-/// there is nothing to move. Whatever was moved there before stays: an earlier cluster's data is not ours to delete.
+/// Moves everything in `data_dir` to `kept-<name>-<n>` in it, before a new cluster begins, and returns that path;
+/// `None`: there is nothing to move. Data that was kept before stays: an earlier cluster's data is never deleted here.
 ///
 /// # Errors
 /// When something could not be moved. What was moved stays moved; calling again goes on.
@@ -57,7 +56,7 @@ pub fn keep_aside(data_dir: &Path, name: &str) -> Result<Option<PathBuf>, SetAsi
     if content.is_empty() {
         return Ok(None);
     }
-    // `member/` is moved last: where it has arrived, that move is over, and this is another.
+    // `member/` is moved last, so a directory that has it is from a move that is complete, and this is another one.
     let into = (1..).map(|time| data_dir.join(format!("{KEPT}{name}-{time}"))).find(|into| !into.join(MEMBER).exists());
     let into = into.unwrap_or_else(|| data_dir.join(format!("{KEPT}{name}")));
     moved(data_dir, content, &into)?;

@@ -1,9 +1,9 @@
-//! A member's whole database as a file that `etcdutl snapshot restore` takes.
+//! Saves a member's whole database as a file that `etcdutl snapshot restore` takes.
 //!
-//! etcd streams the database as it is in one read transaction and, last, the SHA-256 of what it
-//! sent; every version from 3.4 to 3.7 does (`Snapshot` in v3rpc/maintenance.go, read in 3.4, 3.5.35
-//! and 3.6.16). The file is both, one behind the other. So it can be verified by itself at any
-//! time, and a file without the hash is refused, as `etcdutl snapshot restore` refuses it.
+//! etcd streams the database of one read transaction and then the SHA-256 of what it sent; every version from 3.4 to
+//! 3.7 does (`Snapshot` in v3rpc/maintenance.go, read in 3.4, 3.5.35 and 3.6.16). The file is both, one behind the
+//! other, so it can be verified by itself at any time. A file without the hash is refused, as `etcdutl snapshot
+//! restore` refuses it.
 //!
 //! [`Digest`] verifies, [`Partial`] is the file while it is written.
 
@@ -25,34 +25,33 @@ pub use partial::{Partial, sweep};
 
 /// The call, in etcdctl's words.
 const CALL: &str = "snapshot save";
-/// Beyond what is written, so much stays free: the volume may be somebody else's too.
+/// How many bytes must stay free beside what is written: others may use the volume too.
 const RESERVE: u64 = 64 << 20;
-/// The room is looked at again each time so much was written.
+/// After how many written bytes the free space is looked at again.
 const LOOK: u64 = 64 << 20;
 
 /// Between which revisions the database was read.
 ///
-/// A member's revision is in the database that it sends when its status, asked before, has it:
-/// etcd commits what it has applied before it opens the read transaction. The file itself knows
-/// the exact one (`etcdutl snapshot status` reads it).
+/// The database has the revision of the status that the member was asked for before: etcd commits what it has applied
+/// before it opens the read transaction. The exact revision is in the file (`etcdutl snapshot status` reads it).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revisions {
     /// The database holds this revision and all before it.
     pub at_least: i64,
-    /// It holds none after this one; `None`: the member did not tell any more.
+    /// It holds none after this one; `None`: the member did not answer afterwards.
     pub at_most: Option<i64>,
 }
 
 /// A database that was received and verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Saved {
-    /// Whose it is, by its own word.
+    /// The ID of the member, by its own answer.
     pub member: Id,
-    /// The cluster's ID, by its own word.
+    /// The cluster's ID, by the member's answer.
     pub cluster: Id,
     /// The server's version.
     pub version: String,
-    /// What it holds.
+    /// The revisions that it holds.
     pub revisions: Revisions,
     /// The database's size in bytes; the file has 32 more.
     pub db_size: u64,
@@ -71,9 +70,9 @@ pub enum SnapshotError {
     NoRoom {
         /// The directory.
         dir: PathBuf,
-        /// What may be written there.
+        /// The bytes that may be written there.
         free: u64,
-        /// What would be.
+        /// The bytes that are needed.
         needed: u64,
     },
     /// The stream ended, or stood still, in the middle.
@@ -81,9 +80,9 @@ pub enum SnapshotError {
     Short {
         /// The member's client URL.
         url: String,
-        /// What came of the database.
+        /// The bytes of the database that came.
         received: u64,
-        /// What the member said that it holds.
+        /// The bytes that the member announced.
         promised: u64,
     },
     /// What came is not what was sent.
@@ -114,15 +113,14 @@ impl SnapshotError {
 }
 
 impl Member {
-    /// `snapshot save`: the member's database, received into `partial` with bounded memory and
-    /// verified. Each answer and each part must come within the member's deadline, the whole has as
-    /// long as the caller gives it.
+    /// `snapshot save`: receives the member's database into `partial`, with bounded memory, and verifies it. Each
+    /// answer and each part must come within the member's deadline; for the whole the caller sets a limit.
     ///
     /// # Errors
-    /// Why it is not there, whole and verified. What was written of it goes with `partial`.
+    /// Why there is no whole and verified snapshot. What was written of it is removed with `partial`.
     pub async fn snapshot(&self, partial: &mut Partial) -> Result<Saved, SnapshotError> {
         let before = self.status_response().await?;
-        // It grows while it is asked.
+        // The database may grow meanwhile.
         let size = u64::try_from(before.db_size()).unwrap_or(0);
         partial.has_room_for(size + size / 10)?;
         let mut client = self.client.clone();
@@ -161,7 +159,7 @@ impl Member {
             let (blob, remaining) = (part.blob(), part.remaining_bytes());
             let received = digest.bytes();
             let promised = *promised.get_or_insert(blob.len() as u64 + remaining);
-            // A server that cannot read its own database sends empty parts for ever.
+            // A server that cannot read its own database goes on sending empty parts.
             if blob.is_empty() && remaining > 0 {
                 return Err(SnapshotError::Short { url: self.url.clone(), received, promised });
             }
@@ -184,7 +182,7 @@ impl Member {
     }
 }
 
-/// The IDs in an answer's header; zeros match no member.
+/// The IDs in an answer's header; without a header zeros, which are no member's.
 fn ids(header: Option<&ResponseHeader>) -> (Id, Id) {
     header.map_or((Id(0), Id(0)), |header| (Id(header.member_id()), Id(header.cluster_id())))
 }

@@ -16,7 +16,7 @@ use crate::refusal::CallError;
 pub struct Status {
     /// Its ID.
     pub member: Id,
-    /// The leader it knows; `None`: none.
+    /// The leader that it knows; `None`: no leader.
     pub leader: Option<Id>,
     /// Whether it is a learner, by its own word.
     pub learner: bool,
@@ -35,7 +35,7 @@ pub struct Status {
 }
 
 impl Member {
-    /// Its status; a learner tells it too, and nothing is read through the log.
+    /// Its status. A learner answers too, and it needs no quorum.
     ///
     /// # Errors
     /// When it did not answer.
@@ -44,7 +44,7 @@ impl Member {
         let status = self.bounded("endpoint status", client.status()).await?;
         let header = status.header();
         Ok(Status {
-            // Without a header it has not been seen; 0 is no member's ID.
+            // An answer without a header has never been seen. Its ID would be 0, which is no member's.
             member: Id(header.map_or(0, etcd_client::ResponseHeader::member_id)),
             leader: (status.leader() != 0).then(|| Id(status.leader())),
             learner: status.is_learner(),
@@ -58,8 +58,8 @@ impl Member {
     }
 }
 
-/// The status of these ordinals' members, all asked at once, each within `deadline`; why one did
-/// not answer does not name it, the ordinal does.
+/// The status of the members of these ordinals, all asked at once, each within `deadline`. An error does not name the
+/// member; its ordinal does.
 pub async fn statuses(
     target: &Target,
     ordinals: impl IntoIterator<Item = Ordinal>,

@@ -1,4 +1,4 @@
-//! Do all members hold the same keys? HashKV of every one at one pinned revision.
+//! Whether all members hold the same keys, by the HashKV of each at one pinned revision.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::refusal::{CallError, Refusal};
 pub struct Hashed {
     /// 32 bits over all keys up to the revision.
     pub hash: u32,
-    /// The member's compact revision; hashes compare only where it is the same.
+    /// The member's compact revision. Hashes are comparable only if it is the same.
     pub compact_revision: i64,
 }
 
@@ -35,15 +35,15 @@ pub enum Verdict {
     Equal(Keys),
     /// At the same revision and the same compact revision they differ.
     Differ(Keys),
-    /// Nothing comparable was seen; why, for the last try.
+    /// No comparable hashes were seen; why, at the last try.
     Unknown(String),
 }
 
-/// Between two tries: what kept a member from answering (a lag, a compaction, a restart) passes.
+/// The pause between two tries: a lag, a compaction or a restart passes meanwhile.
 pub(crate) const PAUSE: Duration = Duration::from_millis(500);
 
-/// Compares the members of these ordinals, trying again (a member that lags behind, a compaction
-/// in between) until `tries` are used up. `call` bounds one call: hashing reads every key.
+/// Compares the members of these ordinals. Tries up to `tries` times if a member lags behind or a compaction comes in
+/// between. `call` is the most that one call may take; hashing reads every key.
 pub async fn validate(target: &Target, ordinals: &[Ordinal], call: Duration, tries: u32) -> Verdict {
     let urls = ordinals.iter().map(|&ordinal| (ordinal, target.client_url(ordinal))).collect();
     validate_at(&urls, call, tries).await
@@ -81,7 +81,7 @@ pub async fn validate_at(urls: &BTreeMap<Ordinal, String>, call: Duration, tries
     Verdict::Unknown(why)
 }
 
-/// Whether what kept a member from answering passes: another revision is pinned then.
+/// Whether what kept a member from answering may pass, so that another revision is tried.
 pub(crate) fn may_pass(error: &CallError) -> bool {
     matches!(error.refusal(), Refusal::FutureRevision | Refusal::Compacted | Refusal::Unknown)
 }
@@ -92,8 +92,8 @@ async fn attempt(urls: &BTreeMap<Ordinal, String>, call: Duration) -> Result<Key
         members.push((ordinal, Member::at(url, call).await?));
     }
     let revision = applied_by_all(members.iter().map(|(_, member)| member)).await?;
-    // How many keys there are is not asked: etcd walks its whole index for that, with writes waiting, and a sixteenth
-    // of the time of four hashes on two cores. The comparison key by key counts what it reads.
+    // The number of keys is not asked for: etcd walks its whole index for that while writes wait, for a sixteenth of
+    // the time of four hashes on two cores. The comparison key by key counts what it reads.
     let hashed = join_all(members.iter().map(|(ordinal, member)| async move {
         let mut client = member.client.clone();
         let answer = member.bounded("endpoint hashkv", client.hash_kv(revision)).await?;
@@ -103,8 +103,9 @@ async fn attempt(urls: &BTreeMap<Ordinal, String>, call: Duration) -> Result<Key
     Ok(Keys { revision, members })
 }
 
-/// The latest revision that each of them has applied, by a linearizable read on each; 0 of none. Every write acknowledged
-/// until now is at or below it, and one that is ahead of what it could have is not waited for.
+/// The latest revision that all of them have applied, by a linearizable read on each; 0 if there are none. Every write
+/// that was acknowledged until now is at or below it. It is the lowest of theirs, so a member whose revision is too
+/// high makes none wait.
 ///
 /// # Errors
 /// When one of them did not answer.
@@ -114,12 +115,11 @@ pub(crate) async fn applied_by_all(members: impl IntoIterator<Item = &Member>) -
     Ok(revisions.into_iter().min().unwrap_or(0))
 }
 
-/// Any key: that none is found is told without a look at the others.
+/// A key that need not exist: a read of one key does not look at the others.
 const ANY_KEY: &str = "health";
 
 impl Member {
-    /// Its revision now, by a linearizable read: every write acknowledged until now is at or below it, and its database has
-    /// them.
+    /// Its revision now, by a linearizable read: its database has every write that was acknowledged until now.
     async fn revision(&self) -> Result<i64, CallError> {
         let mut client = self.client.clone();
         let options = GetOptions::new().with_count_only();

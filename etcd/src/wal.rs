@@ -1,9 +1,9 @@
-//! Whose data does a directory hold? Read from the first records of its write-ahead log.
-//! [`Records`] reads on: what the tests judge the order of membership changes by.
+//! Whose data a directory holds, from the first records of its write-ahead log. [`Records`] reads all of a segment; the
+//! tests judge the order of membership changes by that.
 //!
-//! A segment is a row of frames: 8 bytes little-endian length (the upper 8 bits are padding
-//! information), then a `walpb.Record {type = 1, crc = 2, data = 3}`. Every segment opens with a
-//! CRC record and a metadata record whose data is `Metadata {NodeID = 1, ClusterID = 2}`.
+//! A segment is a sequence of frames: a length of 8 bytes, little-endian, whose upper 8 bits tell the padding; then a
+//! `walpb.Record {type = 1, crc = 2, data = 3}`. Every segment begins with a CRC record and a metadata record, whose
+//! data is `Metadata {NodeID = 1, ClusterID = 2}`.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ use membership::know::record::Id;
 /// What a data directory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataDir {
-    /// No write-ahead log: etcd starts as new here.
+    /// There is no write-ahead log, so etcd would start as new.
     Empty,
     /// A member's data.
     Member {
@@ -48,13 +48,14 @@ pub enum WalError {
 
 /// The record type that carries the IDs.
 const METADATA: u64 = 1;
-/// The metadata record is among the first; more than this many records are not searched.
+/// How many records are searched for the metadata record, which is among the first.
 const SEARCHED: usize = 4;
-/// No record this early is larger; a larger length is garbage, not a reason to allocate.
+/// The most bytes that a record among the first may have. A larger length is no record, and nothing is allocated for
+/// it.
 const LARGEST: u64 = 4096;
-/// No record at all is larger: a request has 1.5 MiB by default.
+/// The most bytes that any record may have: a request has at most 1.5 MiB by default.
 const LARGEST_OF_ALL: u64 = 64 << 20;
-/// Why a segment ends before its file does.
+/// The error where etcd has not written yet: the file is longer than what is in it.
 const NOTHING: &str = "nothing where a record is expected";
 
 /// Tells whose data `data_dir` (etcd's `--data-dir`) holds.
@@ -75,7 +76,7 @@ pub fn identify(data_dir: &Path) -> Result<DataDir, WalError> {
             segments.push(path);
         }
     }
-    // Names begin with the sequence number in fixed width: the lowest is the oldest.
+    // Names begin with a sequence number of fixed width, so the first is the oldest.
     segments.sort();
     let Some(first) = segments.into_iter().next() else {
         return Ok(DataDir::Empty);
@@ -87,7 +88,7 @@ pub fn identify(data_dir: &Path) -> Result<DataDir, WalError> {
     })
 }
 
-/// Tells whose data a log is by the bytes that its oldest segment begins with; `None`: they do not tell.
+/// Whose data a log is (member and cluster), by the first bytes of its oldest segment; `None`: they do not tell.
 #[must_use]
 pub fn whose(segment: &[u8]) -> Option<(Id, Id)> {
     match read_metadata(segment) {
@@ -136,7 +137,7 @@ pub struct Record {
     pub data: Vec<u8>,
 }
 
-/// The records of one segment. It ends where etcd has not written yet: space is allocated ahead.
+/// The records of one segment, up to where etcd has not written yet: it allocates space ahead.
 #[derive(Debug)]
 pub struct Records<R>(R);
 
@@ -152,7 +153,7 @@ impl<R: Read> Iterator for Records<R> {
     fn next(&mut self) -> Option<Self::Item> {
         match read_record(&mut self.0, LARGEST_OF_ALL) {
             Ok(record) => Some(Ok(record)),
-            // Also a record that is being written: its end is not there yet.
+            // The end of the file, or of a record that is being written.
             Err(Fault::Read(error)) if error.kind() == io::ErrorKind::UnexpectedEof => None,
             Err(Fault::Form(NOTHING)) => None,
             Err(Fault::Read(error)) => Some(Err(error)),
@@ -182,7 +183,7 @@ fn read_record(log: &mut impl Read, largest: u64) -> Result<Record, Fault> {
     Ok(Record { kind, data: record.bytes(3).unwrap_or_default().to_vec() })
 }
 
-/// The fields of a protobuf message, as far as etcd's log needs it: numbers and byte strings.
+/// The fields of a protobuf message, as far as etcd's log needs them: numbers and byte strings.
 #[derive(Debug)]
 pub struct Fields<'a>(Vec<(u64, Value<'a>)>);
 

@@ -1,4 +1,4 @@
-//! The command line, read once. What a command takes stands beside it.
+//! The command line: the subcommands, and what each runs. The flags of a command stand beside the command.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! The flags that both programs have: which StatefulSet, and how its volumes are made. Each may be given as a
-//! variable too, so that another command of the image runs in the same container without them.
+//! The flags that both programs have: which StatefulSet, and how its volumes are made. Each can be given as a variable
+//! too, so that another command can be run in the same container without them.
 
 use clap::{Args, ValueEnum};
 use membership::know::names::Target;
@@ -38,7 +38,7 @@ pub struct TargetArgs {
 }
 
 impl TargetArgs {
-    /// The target, but for the headless Service's name, which the live StatefulSet tells.
+    /// The target, without the headless Service's name, which the live StatefulSet tells.
     #[must_use]
     pub fn target(self) -> Target {
         let Self {

@@ -1,4 +1,4 @@
-//! The Lease: one run works at a time, and none changes etcd after its Lease ran out.
+//! The Lease. One run works at a time, and none changes etcd after its Lease has run out.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use tracing::info;
 
 use crate::objects::{is_passing, patiently};
 
-/// How long a silent holder keeps it.
+/// How long a holder that does not renew it keeps it.
 const DURATION: Duration = Duration::from_secs(15);
-/// How often it is renewed: three tries before it runs out.
+/// The time between two renewals: three tries before it runs out.
 const RENEW: Duration = Duration::from_secs(4);
-/// How often a run that waits for it looks.
+/// The pause between two looks of a run that waits for it.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Who holds a Lease at this time; `None`: it was let go, or ran out. One that was renewed in the future is held: the
-/// clock of its holder is ahead of ours, and that one may be at work.
+/// Who holds a Lease at this time; `None`: it was released, or has run out. If it was renewed in the future, the clock
+/// of its holder is ahead of ours; it counts as held, because that run may be at work.
 #[must_use]
 pub fn held_by(spec: &LeaseSpec, now: Timestamp) -> Option<&str> {
     let holder = spec.holder_identity.as_deref().filter(|holder| !holder.is_empty())?;
@@ -37,7 +37,7 @@ pub struct Lease {
     api: Api<Object>,
     name: String,
     holder: String,
-    /// Until when nobody else may take it, counted from before the request that said so.
+    /// Until when nobody else may take it, counted from before the request that took or renewed it.
     until: Instant,
     renewed: Instant,
 }
@@ -46,7 +46,7 @@ impl Lease {
     /// Waits for the Lease until `deadline`.
     ///
     /// # Errors
-    /// When somebody else held it all the time; who.
+    /// When somebody else held it until then; who.
     pub async fn acquire(api: Api<Object>, name: &str, holder: &str, deadline: Instant) -> anyhow::Result<Self> {
         let (mut waiting_for, mut unchanged) = (None, None);
         loop {
@@ -68,8 +68,8 @@ impl Lease {
         }
     }
 
-    /// One try; who holds it otherwise, and when that one renewed it. `unchanged`: the renewal that was seen before, and
-    /// since when it is the last one.
+    /// One try to take it. Inner `Err`: who holds it, and when that one renewed it last. `unchanged`: the renewal that
+    /// was seen last, and since when it has not changed.
     async fn attempt(
         api: &Api<Object>,
         name: &str,
@@ -91,7 +91,8 @@ impl Lease {
         };
         let spec = object.spec.take().unwrap_or_default();
         let renewed = spec.renew_time.as_ref().map(|MicroTime(time)| *time);
-        // Who renews by a clock that is ahead is told from who is gone by our own clock alone.
+        // A holder whose clock is ahead may look alive for ever. So a renewal time that has not changed for the whole
+        // duration, by our own clock, means that the holder is gone.
         let silent = unchanged.filter(|(before, _)| *before == renewed).is_some_and(|(_, since)| {
             since.elapsed() >= Duration::from_secs(spec.lease_duration_seconds.unwrap_or(0).unsigned_abs().into())
         });
@@ -107,17 +108,17 @@ impl Lease {
         }
     }
 
-    /// Does what takes longer than the Lease lasts, and renews it meanwhile.
+    /// Does work that may take longer than the Lease lasts, and renews the Lease meanwhile.
     ///
     /// # Errors
-    /// Those of the work, or when somebody else has the Lease now: the work is dropped then.
+    /// Those of the work; or that somebody else has the Lease now, and then the work is dropped.
     pub async fn keep_during<T>(&mut self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         tokio::pin!(work);
         loop {
             tokio::select! {
                 done = &mut work => return done,
                 () = tokio::time::sleep(RENEW) => match self.keep().await {
-                    // It may still be renewed before it runs out; the work itself changes no member.
+                    // It may still be renewed in time, and the work changes no member.
                     Err(error) if is_passing(&error) => info!("the Lease was not renewed: {error:#}"),
                     renewed => renewed?,
                 },
@@ -137,8 +138,8 @@ impl Lease {
         }
     }
 
-    /// Renews it when it is time to. Called in every round of the run, so a run that hangs or is
-    /// frozen loses it.
+    /// Renews it when it is due. It is called in every round of the run, so a run that hangs or is frozen loses the
+    /// Lease.
     ///
     /// # Errors
     /// When somebody else has it now.
@@ -162,7 +163,7 @@ impl Lease {
     async fn ours(&self) -> anyhow::Result<Object> {
         let object = self.api.get(&self.name).await.with_context(|| format!("failed to read Lease {}", self.name))?;
         let holder = object.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
-        // Nobody: the run that took it over is done already.
+        // No holder: the run that took it over has already released it.
         let other = if holder.is_empty() { "another run" } else { holder };
         anyhow::ensure!(
             holder == self.holder,
@@ -172,7 +173,7 @@ impl Lease {
         Ok(object)
     }
 
-    /// Time for which nobody else can hold it.
+    /// For how long nobody else can take it.
     #[must_use]
     pub fn left(&self) -> Duration {
         self.until.saturating_duration_since(Instant::now())
@@ -213,7 +214,7 @@ impl Lease {
         Ok(object.and_then(|object| object.metadata.annotations?.remove(name)))
     }
 
-    /// Its name, which the Role for the admission policy has too.
+    /// Its name. The Role for the admission policy has the same name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -234,7 +235,7 @@ impl Lease {
         &self.holder
     }
 
-    /// Lets the next run have it at once, unless somebody else has it already.
+    /// Releases it, so that the next run can take it at once; unless somebody else has it already.
     pub async fn release(self) {
         if let Err(error) = self.let_go().await {
             tracing::warn!(%error, "failed to release Lease {}; it runs out by itself", self.name);

@@ -1,5 +1,5 @@
-//! What both programs need of Kubernetes: the client and how its requests fail ([`objects`]), the StatefulSet, its pods
-//! and volumes as the domain wants to know them, watches, the Lease, Events and the log, the flags.
+//! What both programs need of Kubernetes: the client and how its requests fail ([`objects`]); the StatefulSet, its pods
+//! and volumes, read for `membership`; watches, the Lease, Events and the log, the flags.
 
 pub mod flags;
 pub mod lease;

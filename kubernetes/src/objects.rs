@@ -14,9 +14,9 @@ use kube::{Api, Client, Config};
 use membership::know::names::Target;
 use tokio::time::Instant;
 
-/// Every request is bounded: the client has no limit of its own for an answer.
+/// How long a request may take: the client itself has no limit for an answer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long after an error that may pass a request is made again.
+/// The pause before a request is made again after an error that may pass.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The interfaces to the API server, one per kind.
@@ -84,7 +84,7 @@ impl Objects {
     }
 }
 
-/// Deletes the object of this UID and no later one of its name.
+/// The parameters that delete the object of this UID, and no later one of its name.
 #[must_use]
 pub fn this_one(uid: &str) -> DeleteParams {
     let preconditions = Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None });

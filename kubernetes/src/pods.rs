@@ -1,4 +1,4 @@
-//! A pod of the StatefulSet, as the planner wants to know it.
+//! A pod of the StatefulSet, read for the planner.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,8 +19,8 @@ use membership::know::record::Permission;
 use crate::objects::Objects;
 use crate::waiting;
 
-/// Reasons of a waiting container that no waiting will mend. The kubelet calls it
-/// ImagePullBackOff only after a second failed pull.
+/// Reasons of a waiting container for which more waiting does not help. The kubelet says ImagePullBackOff only after a
+/// second failed pull.
 const FATAL: [&str; 6] = [
     "ImagePullBackOff",
     "ErrImageNeverPull",
@@ -30,17 +30,18 @@ const FATAL: [&str; 6] = [
     "RunContainerError",
 ];
 
-/// Reasons of a container that is only on its way.
+/// Reasons of a waiting container that is about to start.
 const ON_ITS_WAY: [&str; 2] = ["PodInitializing", "ContainerCreating"];
 
-/// So long after its grace period has ended, a pod's end is not waited for: its node is dead.
+/// After this time beyond its grace period, the end of a pod is not waited for any more: its node is dead.
 const OVERDUE: SignedDuration = SignedDuration::from_secs(10);
 
-/// So long a pod that the webhook did not prepare is not made again for it: it may be restarting.
+/// A pod that the webhook did not prepare is not made again for that until it is this old: the webhook may be
+/// restarting.
 const YOUNG: SignedDuration = SignedDuration::from_secs(3);
 
-/// The revision from which the controller would make this pod now; `None`: it has not yet seen the
-/// StatefulSet as it is.
+/// The revision from which the controller would make this pod now; `None`: not certain, because the controller has not
+/// yet seen the StatefulSet as it is.
 fn made_from(statefulset: &StatefulSet, ordinal: Ordinal) -> Option<&str> {
     let status = statefulset.status.as_ref()?;
     if status.observed_generation != statefulset.metadata.generation {
@@ -55,7 +56,7 @@ fn made_from(statefulset: &StatefulSet, ordinal: Ordinal) -> Option<&str> {
 /// The pods that its selector finds, by ordinal.
 ///
 /// # Errors
-/// When the API server did not tell.
+/// When the API server did not answer.
 pub async fn of(
     objects: &Objects,
     target: &Target,
@@ -69,7 +70,7 @@ pub async fn of(
     for pod in &listed.items {
         let Some(ordinal) = pod.metadata.name.as_deref().and_then(|name| target.ordinal_of(name)) else { continue };
         let mut ours = observe(pod, target, ordinal, made_from(statefulset, ordinal), Timestamp::now());
-        // The kubelet's word may be a second late.
+        // The kubelet may report up to a second late, so the pod itself is asked too.
         let on_its_way = ours.joiner && ours.never_started && !ours.waits_in_admit && !ours.terminating;
         if on_its_way && let Some(address) = address(pod) {
             ours.waits_in_admit = waiting::is_told(address, &ours.uid).await;
@@ -79,8 +80,8 @@ pub async fn of(
     Ok(seen)
 }
 
-/// What is known of the pod of an ordinal; `made_from`: the revision that it would be made from now,
-/// where that is certain.
+/// What is known about the pod of an ordinal; `made_from`: the revision that it would be made from now, if that is
+/// certain.
 #[must_use]
 pub fn observe(pod: &Pod, target: &Target, ordinal: Ordinal, made_from: Option<&str>, now: Timestamp) -> observed::Pod {
     let container = target.container.as_str();
@@ -124,21 +125,21 @@ pub fn observe(pod: &Pod, target: &Target, ordinal: Ordinal, made_from: Option<&
     }
 }
 
-/// The address of a pod that is in a network.
+/// The pod's IP address, if it has one.
 #[must_use]
 pub fn address(pod: &Pod) -> Option<IpAddr> {
     pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
 }
 
-/// What a member's pod says of its start once it has served: existing, and nobody but itself. On an
-/// empty directory etcd then finds no peer to ask and refuses to start.
+/// The annotations from which the start of a member's etcd comes once the member has served: `existing`, and an initial
+/// cluster of itself alone. On an empty directory etcd then finds no peer to ask, and refuses to start.
 #[must_use]
 pub fn settled(target: &Target, ordinal: Ordinal) -> [(&'static str, String); 2] {
     [(INITIAL_CLUSTER_STATE, "existing".into()), (INITIAL_CLUSTER, target.initial_cluster([ordinal]))]
 }
 
-/// Whether it is one that the webhook made a joiner: it has the init container that waits for a permission. Never by an
-/// annotation: anybody can write one on a member's pod, or into a template.
+/// Whether the webhook made it a joiner: it has the init container that waits for a permission. An annotation does not
+/// count: anybody can write one on a member's pod, or into a template.
 fn is_joiner(pod: &Pod) -> bool {
     let waits = |container: &Container| {
         let begins =
@@ -149,7 +150,7 @@ fn is_joiner(pod: &Pod) -> bool {
     pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten()).any(waits)
 }
 
-/// Whether its start comes from annotations that say something else.
+/// Whether a variable of its etcd comes from an annotation that is not as [`settled`] has it.
 fn unsettled(pod: &Pod, target: &Target, ordinal: Ordinal) -> bool {
     let says = |annotation: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(annotation));
     settled(target, ordinal)
@@ -157,7 +158,7 @@ fn unsettled(pod: &Pod, target: &Target, ordinal: Ordinal) -> bool {
         .any(|(annotation, value)| reads(pod, target, annotation) && says(annotation) != Some(value))
 }
 
-/// Whether all of its start comes from annotations, so that [`settled`] ones keep it from starting as new.
+/// Whether both variables come from annotations, so that [`settled`] annotations keep its etcd from starting as new.
 fn may_settle(pod: &Pod, target: &Target) -> bool {
     [INITIAL_CLUSTER_STATE, INITIAL_CLUSTER].iter().all(|annotation| reads(pod, target, annotation))
 }
@@ -171,7 +172,7 @@ fn reads(pod: &Pod, target: &Target, annotation: &str) -> bool {
     fields.any(|field| field == path)
 }
 
-/// The pod as it matters before its first start ([`bootstrap`]).
+/// The pod, as far as it matters before etcd's first start ([`bootstrap`]).
 #[must_use]
 pub fn before_start(pod: &Pod, target: &Target, ordinal: Ordinal, now: Timestamp) -> bootstrap::Pod {
     let metadata = &pod.metadata;
@@ -190,14 +191,14 @@ pub fn before_start(pod: &Pod, target: &Target, ordinal: Ordinal, now: Timestamp
     }
 }
 
-/// The last word of the init container that looks at the data directory.
+/// What the init container that looks into the data directory has said.
 #[must_use]
 pub fn looked_at(pod: &Pod) -> Option<&str> {
     let status = statuses(pod).find(|status| status.name == LOOK)?;
     status.state.as_ref()?.terminated.as_ref()?.message.as_deref()?.trim().strip_prefix("wal ")
 }
 
-/// Whether its etcd may be held for want of the token, as far as the kubelet has said.
+/// Whether, by what the kubelet has reported, its etcd may be waiting for the token.
 #[must_use]
 pub fn may_wait_for_token(pod: &Pod, container: &str) -> bool {
     let waits = |status: &ContainerStatus| {
@@ -208,8 +209,9 @@ pub fn may_wait_for_token(pod: &Pod, container: &str) -> bool {
     looked_at(pod).is_some() && statuses(pod).any(|status| status.name == container && waits(status))
 }
 
-/// Whether the kubelet positively says that this container runs or ran. Of one that never ran it says, when its pod is
-/// deleted, that it ended, and that it could not be located (Kubernetes pkg/kubelet/status, `TerminatePod`).
+/// Whether the kubelet says that this container runs or ran. If the pod of a container that never ran is deleted, the
+/// kubelet says that the container has ended, for the reason `ContainerStatusUnknown` (Kubernetes pkg/kubelet/status,
+/// `TerminatePod`); that does not count.
 fn started(pod: &Pod, container: &str) -> bool {
     let ended = |ended: &ContainerStateTerminated| ended.reason.as_deref() != Some("ContainerStatusUnknown");
     statuses(pod).filter(|status| status.name == container).any(|status| {
@@ -218,7 +220,7 @@ fn started(pod: &Pod, container: &str) -> bool {
     })
 }
 
-/// Whether the kubelet positively says that this container has not run yet.
+/// Whether the kubelet says that this container has not run yet.
 fn never_started(pod: &Pod, container: &str) -> bool {
     let status = statuses(pod).find(|status| status.name == container);
     match status {
@@ -228,12 +230,12 @@ fn never_started(pod: &Pod, container: &str) -> bool {
                 && status.state.as_ref().is_some_and(|state| state.waiting.is_some())
                 && last.is_none_or(|last| last.terminated.is_none())
         }
-        // Not scheduled: no kubelet has it.
+        // The pod is not scheduled, so no kubelet has it.
         None => pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_none()),
     }
 }
 
-/// Whether the kubelet positively says that this container does not run now.
+/// Whether the kubelet says that this container does not run now.
 fn down(pod: &Pod, container: &str) -> bool {
     let status = statuses(pod).find(|status| status.name == container);
     let state = status.and_then(|status| status.state.as_ref());
@@ -247,7 +249,7 @@ fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     init.into_iter().flatten().chain(main.into_iter().flatten())
 }
 
-/// Why the pod does not get on, if anybody says so.
+/// Why the pod does not start, if the kubelet or the scheduler says so.
 fn trouble(pod: &Pod) -> Option<Trouble> {
     statuses(pod).find_map(stuck).or_else(|| unscheduled(pod))
 }
@@ -272,7 +274,7 @@ fn stuck(status: &ContainerStatus) -> Option<Trouble> {
         .map(|message| Trouble { what: format!("container {name} failed: {}", message.trim()), fatal: false })
 }
 
-/// The last word of a container that failed.
+/// The last line of a container that failed, or its exit code.
 fn ended(state: &ContainerState) -> Option<String> {
     let terminated = state.terminated.as_ref().filter(|ended| ended.exit_code != 0)?;
     let message = terminated.message.clone().unwrap_or_default();
@@ -280,7 +282,7 @@ fn ended(state: &ContainerState) -> Option<String> {
     Some(if last.is_empty() { format!("exit code {}", terminated.exit_code) } else { in_words(last) })
 }
 
-/// etcd logs JSON: what such a line says and why, without its place in the source.
+/// The message and the error of a JSON log line of etcd; any other line as it is.
 fn in_words(line: &str) -> String {
     let logged: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
     match (logged["msg"].as_str(), logged["error"].as_str()) {

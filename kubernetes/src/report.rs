@@ -11,8 +11,7 @@ use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-/// Where the kubelet reads a container's last word. The path is the default of
-/// `terminationMessagePath`.
+/// Where the kubelet reads a container's termination message. The path is the default of `terminationMessagePath`.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// How log lines are written.
@@ -27,9 +26,9 @@ pub enum LogFormat {
 /// Where log lines go.
 #[derive(Clone, Copy, Debug)]
 pub enum LogTo {
-    /// Where the work's own lines are what there is to read.
+    /// To standard output, for a command whose log is its output.
     Stdout,
-    /// Beside an answer that a program may read.
+    /// To standard error, for a command that prints an answer, which a program may read.
     Stderr,
 }
 
@@ -38,7 +37,8 @@ pub enum LogTo {
 /// # Errors
 /// When the filter is not one.
 pub fn log(to: LogTo, format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    // What the API server refuses is this program's to tell, once; a later directive wins.
+    // The client's own lines about refused requests are turned off, because this program reports them. A later
+    // directive wins.
     let filter = EnvFilter::try_new(format!("kube_client=off,{filter}"))
         .with_context(|| format!("--log-filter {filter:?} is not a filter"))?;
     let (writer, terminal) = match to {
@@ -61,9 +61,9 @@ pub fn failed(why: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Leaves the run's result in the pod's status.
+/// Writes the run's result into the pod's termination message.
 pub fn last_word(text: &str) {
-    // Outside a pod there is no such file, and no reader.
+    // Outside a pod there is no such file, and nobody to read it.
     if let Err(error) = std::fs::OpenOptions::new().write(true).open(TERMINATION_LOG).and_then(|mut file| {
         use std::io::Write;
         file.write_all(text.as_bytes())
@@ -109,11 +109,11 @@ impl Reports {
             let end = note.floor_char_boundary(1000);
             note.truncate(end);
         }
-        // The recorder counts events of one reason and action as repeats of the first and drops
-        // what the later ones say; so what was done is the action (at most 128 bytes).
+        // The recorder counts Events with the same reason and action as repeats of the first, and drops the notes of
+        // the later ones. So the note is the action, too (at most 128 bytes).
         let action = note[..note.floor_char_boundary(128)].to_owned();
         let event = Event { type_, reason: reason.to_owned(), note: Some(note), action, secondary: None };
-        // Progress is for people: losing a line of it stops nothing.
+        // Events are for people, so a lost one stops nothing.
         if let Err(error) = self.recorder.publish(&event, &self.about).await {
             warn!(%error, reason, "failed to write an Event");
         }

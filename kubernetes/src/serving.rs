@@ -1,7 +1,8 @@
-//! The Role that tells the admission policy which pods may be made without our mark.
+//! The Role that tells the admission policy which pods may be made without our init container
+//! ([`membership::write::serving`]).
 //!
-//! The record is written between two writes of it: before, so that no member's pod is ever held for
-//! want of its name; after, so that no name outlives its member.
+//! It is written before and after each write of the record: before, with the names of both records, so that no member's
+//! pod is ever denied because its name is missing; after, without the names that are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,7 @@ use membership::write::serving::{GROUP, RESOURCE, VERB};
 
 use crate::objects::Objects;
 
-/// Has the Role of this name permit these names and no others, until the StatefulSet is gone with its pods.
+/// Has the Role permit these names and no others.
 ///
 /// # Errors
 /// When the API server did not answer or somebody else changed it meanwhile.
@@ -36,7 +37,8 @@ pub async fn permit(
         resource_names: Some(names.iter().cloned().collect()),
         ..PolicyRule::default()
     }]);
-    // It goes where the StatefulSet is deleted with its pods, and stays where these are orphaned with it.
+    // The garbage collector deletes the Role if the StatefulSet is deleted with its pods, and leaves it if the pods are
+    // orphaned.
     let owner_references = statefulset.owner_ref(&()).map(|owner| vec![owner]);
     let labels = BTreeMap::from([(TARGET.to_owned(), target.statefulset.clone())]);
     let metadata =
@@ -52,7 +54,7 @@ pub async fn permit(
     objects.roles.replace(role, &params, &Role { metadata, rules }).await.map(drop).with_context(failed)
 }
 
-/// Removes the Role: nothing is held any more.
+/// Deletes the Role, so that the policy denies no pod any more.
 ///
 /// # Errors
 /// When the API server did not answer.

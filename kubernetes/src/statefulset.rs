@@ -1,4 +1,4 @@
-//! Reading the StatefulSet, typed.
+//! Reads the typed StatefulSet.
 
 use anyhow::Context;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -8,7 +8,7 @@ use membership::know::names::{RECORD, Target};
 use membership::know::record::Record;
 use membership::know::start;
 
-/// What the live StatefulSet tells about the target.
+/// Takes what the live StatefulSet tells about the target: the name of its headless Service.
 ///
 /// # Errors
 /// When it is one this product does not support.
@@ -20,7 +20,7 @@ pub fn adopt(statefulset: &StatefulSet, target: &mut Target) -> anyhow::Result<(
     Ok(())
 }
 
-/// That it is understood how its etcd is started: before anything is written about it.
+/// Fails if it is not understood how its etcd is started. Called before anything is written.
 ///
 /// # Errors
 /// What is not understood.
@@ -38,7 +38,7 @@ pub fn record(statefulset: &StatefulSet) -> anyhow::Result<Option<Record>> {
     Ok(annotations.and_then(|all| all.get(RECORD)).map(|text| Record::parse(text)).transpose()?)
 }
 
-/// What Events are about. Made by hand so that they are found by `kubectl describe statefulset`.
+/// The object that Events are about, complete enough for `kubectl describe statefulset` to find them.
 #[must_use]
 pub fn reference(statefulset: &StatefulSet) -> ObjectReference {
     statefulset.object_ref(&())

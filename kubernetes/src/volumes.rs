@@ -1,4 +1,4 @@
-//! The claims and volumes of the ordinals: seen, made, tied to a node.
+//! The claims and volumes of the ordinals: reads them, makes volumes, ties them to nodes.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use crate::objects::{Objects, this_one};
 
-/// The volumes as far as they were seen in this run. What is bound and pinned stays so, and is
-/// not read again in every round.
+/// The volumes as this run has seen them. One that is bound and tied to a node stays so, and is not read again in every
+/// round.
 #[derive(Default)]
 pub struct Volumes {
     settled: BTreeMap<Ordinal, Volume>,
@@ -23,7 +23,7 @@ pub struct Volumes {
     classes: BTreeMap<String, bool>,
 }
 
-/// The claim of an ordinal: `<template>-<statefulset>-<ordinal>`. None without a claim template.
+/// The name of an ordinal's claim: `<template>-<statefulset>-<ordinal>`; `None`: there is no claim template.
 #[must_use]
 pub fn claim_name(statefulset: &StatefulSet, target: &Target, ordinal: Ordinal) -> Option<String> {
     let templates = statefulset.spec.as_ref()?.volume_claim_templates.as_ref()?;
@@ -32,7 +32,7 @@ pub fn claim_name(statefulset: &StatefulSet, target: &Target, ordinal: Ordinal) 
 }
 
 impl Volumes {
-    /// What an ordinal has.
+    /// The claim and the volume of an ordinal.
     ///
     /// # Errors
     /// When the API server did not tell.
@@ -60,7 +60,7 @@ impl Volumes {
         let mut volume = Volume { claimed: true, claim: name, bound, ours, ..Volume::default() };
         if ours {
             let name = spec.volume_name.filter(|_| bound).unwrap_or_else(|| plan.name(ordinal));
-            // A claim bound to somebody's volume of another name: not ours to touch.
+            // If the claim is bound to a volume of another name, that is somebody else's and is not touched.
             volume.ours = name == plan.name(ordinal);
             if volume.ours {
                 let found =
@@ -81,8 +81,8 @@ impl Volumes {
         Ok(volume)
     }
 
-    /// Whether nobody but us makes volumes of this class: it has no StorageClass object, or one
-    /// that says so. A claim without any class is left to the cluster.
+    /// Whether a class has no provisioner, so that the Job makes its volumes: there is no StorageClass object of that
+    /// name, or it says so. A claim without a class is left to the cluster.
     async fn without_provisioner(&mut self, objects: &Objects, class: &str) -> anyhow::Result<bool> {
         if class.is_empty() {
             return Ok(false);
@@ -102,7 +102,7 @@ fn is_pinned(volume: &PersistentVolume) -> bool {
     volume.spec.as_ref().is_some_and(|spec| spec.node_affinity.is_some())
 }
 
-/// Makes the volume; [`wake`] its claim then.
+/// Makes the volume. Its claim is to be touched then ([`wake`]).
 ///
 /// # Errors
 /// When the API server refused it.
@@ -126,7 +126,7 @@ pub async fn create(
     }
 }
 
-/// Has the volume controller look at the claim at once.
+/// Touches the claim, so that the volume controller looks at it at once.
 ///
 /// # Errors
 /// When the API server refused it.
@@ -139,7 +139,7 @@ pub async fn wake(objects: &Objects, plan: &VolumePlan, claim: &str, ordinal: Or
     Ok(())
 }
 
-/// Lets a volume be bound by the claim that is there now: the earlier one of that name is gone.
+/// Clears the earlier claim's UID from a volume, so that the claim that is there now can be bound to it.
 ///
 /// # Errors
 /// When the API server refused it.
@@ -173,8 +173,8 @@ pub async fn made_for(
     Ok(found.filter(ours).and_then(|volume| volume.metadata.uid))
 }
 
-/// The volume of an ordinal that is kept for an earlier claim of that name, so that the one that is there now
-/// cannot have it: its name, and the node that it is tied to.
+/// The volume of an ordinal that is still reserved for an earlier claim of that name: its name, and the node that it is
+/// tied to.
 ///
 /// # Errors
 /// When the API server did not tell.
@@ -205,7 +205,7 @@ pub fn is_ready(node: &Node) -> bool {
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// Whether no volume was bound to the claim, and none was chosen for it: there is nothing on it.
+/// Whether no volume is bound to the claim and none is chosen for it, so that there is no data.
 #[must_use]
 pub fn is_unbound(claim: &PersistentVolumeClaim) -> bool {
     let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
@@ -232,7 +232,7 @@ pub async fn remove(
     }
 }
 
-/// Ties the volume to a node: a pod made again elsewhere would find an empty directory.
+/// Ties the volume to a node. Without that, a pod that is made again on another node would find an empty directory.
 ///
 /// # Errors
 /// When the node or the volume could not be read or written.
@@ -249,7 +249,7 @@ pub async fn pin(objects: &Objects, plan: &VolumePlan, ordinal: Ordinal, node: &
     Ok(())
 }
 
-/// The node's hostname label, which is what volumes are pinned by; usually its name.
+/// The node's hostname label, by which volumes are tied to it; usually its name.
 fn hostname(node: &Node, name: &str) -> String {
     let labels = node.metadata.labels.as_ref();
     labels.and_then(|labels| labels.get("kubernetes.io/hostname")).cloned().unwrap_or_else(|| name.to_owned())

@@ -1,8 +1,8 @@
-//! That a joining pod waits in `admit`, told by itself.
+//! A joining pod that waits in `admit` says so itself, on port [`WAITING_PORT`].
 //!
-//! The kubelet tells it too, but looks at its containers once a second (its relist period), and a scale waits for
-//! nothing else by then. Where the answer does not get through (a network policy, a pod on its node's network whose port
-//! is taken), the kubelet's word is waited for.
+//! The kubelet reports it too, but it looks at its containers once a second (its relist period), and at that point a
+//! scale waits for nothing else. If the answer does not get through (a network policy, or a pod on its node's network
+//! with the port taken), the run waits for the kubelet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -13,12 +13,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::info;
 
-/// Within the cluster, and nothing is computed for it.
+/// How long an answer may take: it comes from within the cluster, and nothing is computed for it.
 const ANSWER: Duration = Duration::from_millis(100);
-/// Longer than any UID.
+/// The most bytes that are read, more than any UID has.
 const MOST: u64 = 256;
 
-/// Tells whoever asks this pod's UID, until it is dropped; the UID is read from a downward-API file.
+/// Answers everybody who connects with this pod's UID, until it is dropped. The UID is read from a downward-API file.
 pub async fn tell(uid_file: &Path) {
     let Ok(uid) = std::fs::read_to_string(uid_file) else { return };
     let any = [IpAddr::from(Ipv6Addr::UNSPECIFIED), Ipv4Addr::UNSPECIFIED.into()];
@@ -33,7 +33,7 @@ pub async fn tell(uid_file: &Path) {
 async fn answer(listener: &TcpListener, uid: &str) {
     loop {
         match listener.accept().await {
-            // Who does not take so little has gone.
+            // A peer that does not take these few bytes in time is gone.
             Ok((mut asked, _)) => drop(tokio::time::timeout(ANSWER, asked.write_all(uid.as_bytes())).await),
             Err(_) => tokio::time::sleep(ANSWER).await,
         }

@@ -1,4 +1,4 @@
-//! Following a watch.
+//! Follows a watch.
 
 use std::fmt::Debug;
 
@@ -9,17 +9,17 @@ use kube::runtime::{WatchStreamExt, watcher as watch_objects};
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-/// What a watch tells.
+/// A change that a watch reports.
 pub enum Change<K> {
     /// This object exists as given.
     Is(K),
     /// This object is gone.
     Gone(K),
-    /// These are all there are.
+    /// These are all objects that there are.
     All(Vec<K>),
 }
 
-/// Follows a watch for ever, through errors.
+/// Follows a watch for ever, and begins it again after errors.
 pub async fn follow<K>(api: Api<K>, config: watcher::Config, what: &'static str, mut tell: impl FnMut(Change<K>))
 where
     K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,

@@ -1,8 +1,8 @@
-//! A small cluster in memory: what Kubernetes, the webhook, etcd and the run do, as far as the
-//! planner depends on it, and what can happen to them ([`fault`]). It stands in for speed: what it
-//! claims of etcd is replayed on real ones (`tests/tests/real_etcd`). Never part of the product.
+//! A small cluster in memory, for tests: what Kubernetes, the webhook, etcd and the run do, as far as the planner
+//! depends on it, and what can happen to them ([`fault`]). It is there for speed; what it claims about etcd is replayed
+//! on real etcd (`tests/tests/real_etcd`). Never part of the product.
 
-// It is test code, also where another crate's tests use it.
+// It is test code, also if another crate's tests use it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
@@ -23,14 +23,14 @@ pub mod trace;
 
 /// The cluster's ID.
 pub const CLUSTER: Id = Id(0xc1);
-/// A run with time enough.
+/// The limits of a run that has enough time.
 pub const LIMITS: Limits = Limits { join: Duration::from_secs(60), left: Duration::from_secs(200) };
 /// Longer than a join may take.
 const LATE: Duration = Duration::from_secs(61);
-/// More steps than any way of five members needs.
+/// More steps than any scale of up to five members needs.
 const MOST_STEPS: usize = 300;
 
-/// The page's cluster.
+/// The cluster of DataCore's page.
 #[must_use]
 pub fn puls8() -> Target {
     Target {
@@ -47,7 +47,7 @@ pub fn puls8() -> Target {
     }
 }
 
-/// The page's volumes, with the chart's defaults.
+/// The volumes of DataCore's page, with the chart's defaults.
 #[must_use]
 pub fn plan() -> VolumePlan {
     VolumePlan {
@@ -83,9 +83,9 @@ pub struct World {
     pub cluster: Id,
     /// `spec.replicas`.
     pub desired: u32,
-    /// In the annotation.
+    /// The record in the annotation.
     pub record: Option<Record>,
-    /// In the Lease, where the annotation is gone.
+    /// The copy in the Lease, if the annotation is missing.
     pub copy: Option<Record>,
     /// etcd's member list.
     pub members: BTreeMap<Ordinal, Sim>,
@@ -93,7 +93,7 @@ pub struct World {
     pub pods: BTreeMap<Ordinal, Pod>,
     /// The volumes.
     pub volumes: BTreeMap<Ordinal, Volume>,
-    /// Whose data is on an ordinal's volume; none: it is empty.
+    /// By ordinal: the member whose data is on the volume; no entry: the volume is empty.
     pub disks: BTreeMap<Ordinal, Id>,
     /// Members that run and answer.
     pub serving: BTreeMap<Ordinal, Id>,
@@ -107,16 +107,16 @@ pub struct World {
     pub lost: Vec<Ordinal>,
     /// How long the newcomer has been in the list, as far as this run knows.
     pub joining_for: Option<Duration>,
-    /// Why this run has ended but for undoing what is half done.
+    /// Why this run fails; it only undoes what is half done before it ends.
     pub over: Option<String>,
     /// The roll-out that is under way.
     pub rollout: Option<String>,
-    /// Who leads, while it serves.
+    /// The leader, while it serves.
     pub leader: Option<Id>,
-    /// Whoever leads now has heard the learner. None promotes one before that: etcd asks how much of the
-    /// log the leader knows it to have.
+    /// The present leader has heard the learner. Before that it does not promote it: etcd judges by how much of the log
+    /// the leader knows the learner to have.
     pub heard: bool,
-    /// The claims of ordinals that are not wanted, where they are to go.
+    /// The claims of ordinals that are not wanted, if claims are to be deleted.
     pub claims: BTreeMap<Ordinal, String>,
     /// The version that the members run.
     pub version: String,
@@ -128,9 +128,9 @@ pub struct World {
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// As desired.
+    /// The members are as wanted.
     Done,
-    /// Not; its one line.
+    /// It failed; its one line.
     Failed(String),
 }
 
@@ -139,7 +139,7 @@ pub enum End {
 pub enum Tick {
     /// A step was taken.
     Took(Step),
-    /// There was only waiting, and a deadline passed.
+    /// There was nothing to do but wait, and a deadline passed.
     Waited,
     /// The run ended.
     Ended(End),
@@ -192,7 +192,7 @@ impl World {
         world
     }
 
-    /// A cluster of `count` that was just installed: nobody has started yet.
+    /// A cluster of `count` that was just installed: no member has started yet.
     #[must_use]
     pub fn installed(count: u32) -> Self {
         let mut world = Self::empty(count);
@@ -213,7 +213,7 @@ impl World {
         self.cluster = cluster;
     }
 
-    /// An ID that nobody had before.
+    /// An ID that no member had before.
     pub fn fresh(&mut self) -> Id {
         self.next += 1;
         Id(self.next)
@@ -226,7 +226,7 @@ impl World {
         let peers: std::collections::BTreeSet<_> = recorded.chain(0..=ordinal).collect();
         let unstartable = self.unstartable.contains(&ordinal);
         let member = |lower| self.record.as_ref().and_then(|record| record.state(lower)) == Some(State::Member);
-        // As the webhook has it.
+        // As the webhook writes it.
         let gated = joiner && !(0..ordinal).all(member);
         let pod = Pod {
             uid,
@@ -245,14 +245,14 @@ impl World {
     /// What the controllers and the members do by themselves.
     pub fn settle(&mut self) {
         self.make_pods();
-        // Who starts can be what another one waits for.
+        // A member that starts may be what another one waits for.
         while self.run_members() {}
         let learner = self.members.iter().find(|(_, member)| member.learner).map(|(ordinal, _)| ordinal);
         self.heard = learner.is_some_and(|o| self.heard || self.serving.contains_key(o) && self.has_quorum());
     }
 
     fn make_pods(&mut self) {
-        // The controller deletes nobody here, as if the webhook were away: the run has to.
+        // Here the controller deletes no pod that is not wanted, so the run has to.
         let lost = &self.lost;
         self.pods.retain(|ordinal, pod| !pod.terminating || lost.contains(ordinal));
         self.pods.values_mut().for_each(|pod| pod.overdue = pod.terminating);
@@ -266,7 +266,7 @@ impl World {
 
     /// What the webhook makes of a new pod, by its ordinal's state.
     fn admit_pod(&mut self, ordinal: Ordinal) {
-        // The admission policy denies it: it was no member, and without a record nobody holds it.
+        // The admission policy denies it: the ordinal was no member, and without a record no pod is held.
         let served = |copy: &Record| copy.state(ordinal).is_some_and(|state| state != State::Joining);
         if self.record.is_none() && self.copy.as_ref().is_some_and(|copy| !served(copy)) {
             return;
@@ -274,7 +274,7 @@ impl World {
         match self.record.as_ref().map(|record| record.state(ordinal)) {
             Some(Some(State::Member | State::Leaving)) => self.make_pod(ordinal, false),
             Some(Some(State::Joining) | None) => self.make_pod(ordinal, true),
-            // As its chart made it: nothing is known yet, or not yet of it.
+            // As its chart made it: nothing is known yet, or nothing about this ordinal.
             Some(Some(State::Bootstrapping)) | None => {
                 self.make_pod(ordinal, false);
                 self.pods.get_mut(&ordinal).unwrap().unsettled = true;
@@ -282,7 +282,7 @@ impl World {
         }
     }
 
-    /// Every etcd that can start does; whether another one serves than before.
+    /// Starts every etcd that can start; returns whether that has changed who serves.
     fn run_members(&mut self) -> bool {
         let before = self.serving.clone();
         let Self { pods, members, lost, .. } = self;
@@ -313,9 +313,9 @@ impl World {
                 continue;
             };
             let own_data = self.disks.get(&ordinal) == Some(&member.id);
-            // What starts as new under an ID that has run already has lost its log: etcd does not
-            // get on with that. As new it joins only a cluster that is as it was told, and that decides
-            // something, if need be with its own vote.
+            // An etcd that starts as new under an ID that has run before has lost its log, and does not come up. One
+            // that may start as new joins only a cluster whose member list is the one it was given and that can decide
+            // something, if need be with its vote.
             let decides = up + usize::from(!member.learner) >= quorum(voters);
             let starts = match (pod.joiner, pod.permitted) {
                 (true, permitted) if permitted == Some(member.id) => {
@@ -333,7 +333,7 @@ impl World {
         for (ordinal, pod) in &mut self.pods {
             let serves = self.serving.contains_key(ordinal);
             pod.ready = serves && !self.members[ordinal].learner && !pod.terminating;
-            // The kubelet says so, where there is one.
+            // The kubelet reports it, if the node has one.
             pod.down = !serves && !self.lost.contains(ordinal);
         }
         self.serving != before
@@ -345,7 +345,7 @@ impl World {
         self.members.iter().filter(|(o, m)| !m.learner && serving(o)).map(|(_, m)| m.id).collect()
     }
 
-    /// Whether etcd can decide anything.
+    /// Whether etcd has a quorum.
     #[must_use]
     pub fn has_quorum(&self) -> bool {
         let voters = self.members.values().filter(|member| !member.learner).count();
@@ -404,20 +404,20 @@ impl World {
         }
     }
 
-    /// What the planner decides now.
+    /// The step that the planner decides now.
     #[must_use]
     pub fn next(&self) -> Step {
         next_step(&self.observe(), &self.limits())
     }
 
-    /// How long this run has.
+    /// How much time this run has left.
     #[must_use]
     pub fn limits(&self) -> Limits {
         Limits { left: if self.over.is_some() { Duration::ZERO } else { LIMITS.left }, ..LIMITS }
     }
 
-    /// What the run does with a decision, but for applying it, as `hook/src/scale.rs` has it.
-    /// `None`: the step is to be applied.
+    /// What the run does with a decision before it applies it, as in `hook/src/run/scale.rs`. `None`: the step is to be
+    /// applied.
     pub fn take(&mut self, step: &Step) -> Option<Tick> {
         if let Some(why) = self.over.clone().filter(|_| !step.is_undo()) {
             self.begin_run();
@@ -441,7 +441,7 @@ impl World {
         None
     }
 
-    /// Nothing changes until a deadline passes: first the join's, where there is one.
+    /// Lets time pass to the next deadline: the join's first, if there is a join.
     pub fn wait(&mut self, what: &str) {
         if self.joining_for.is_some_and(|since| since < LATE) {
             self.joining_for = Some(LATE);
@@ -450,14 +450,14 @@ impl World {
         }
     }
 
-    /// A new run: what the one before it remembered is forgotten.
+    /// Begins a new run, which does not know what the one before it remembered.
     pub fn begin_run(&mut self) {
         self.over = None;
         self.joining_for = self.joining_for.map(|_| Duration::ZERO);
         self.pods.values_mut().for_each(|pod| pod.older = true);
     }
 
-    /// Everybody does what is to be done, and the run looks once.
+    /// Everybody else does what there is to do, and then the run looks once.
     ///
     /// # Errors
     /// The promise that was broken.
@@ -469,7 +469,7 @@ impl World {
         }
         self.promised(&step)?;
         if !self.attempt(&step, self.written) {
-            // Everybody else has done what there was to do, so etcd goes on refusing it.
+            // Everybody else has done what there was to do, so etcd would refuse it again and again.
             self.wait(&format!("etcd: {} is refused", label(&step)));
             return Ok(Tick::Waited);
         }
@@ -480,7 +480,7 @@ impl World {
     /// Goes on to the end of this run.
     ///
     /// # Errors
-    /// The promise that was broken; also that it comes to an end.
+    /// The promise that was broken; one of them is that the run ends.
     pub fn end(&mut self) -> Result<End, String> {
         for _ in 0..MOST_STEPS {
             if let Tick::Ended(end) = self.tick()? {
@@ -490,10 +490,10 @@ impl World {
         Err(format!("it does not end: {self:?}"))
     }
 
-    /// Whether everything is as desired; what is not.
+    /// Whether everything is as wanted.
     ///
     /// # Errors
-    /// In a sentence.
+    /// What is not, in a sentence.
     pub fn ended_well(&self) -> Result<(), String> {
         let wanted = || 0..self.desired;
         let record = self.record.as_ref().ok_or("no record")?;
@@ -516,7 +516,7 @@ impl World {
         Ok(())
     }
 
-    /// Steps and settles until nothing but waiting is left; every step taken.
+    /// Looks and applies until there is nothing to do but wait; returns every step taken.
     pub fn run(&mut self) -> Vec<Step> {
         let mut steps = Vec::new();
         for _ in 0..MOST_STEPS {
@@ -548,7 +548,7 @@ pub fn label(step: &Step) -> String {
     ordinal.map_or(word.clone(), |ordinal| format!("{word} {ordinal}"))
 }
 
-/// The count that the sentence of an error gives as a way out.
+/// The count that an error names as the way out.
 #[must_use]
 pub fn way_out(why: &str) -> Option<u32> {
     let (_, count) = why.split_once("--set etcd.replicaCount=")?;

@@ -20,7 +20,7 @@ use crate::know::object::get;
 
 /// A patch in the making: the object as it stands after the operations so far, and the operations.
 ///
-/// An edit that would change nothing adds no operation; that alone makes every patch idempotent.
+/// An edit that would change nothing adds no operation, so every patch is idempotent.
 struct Edit {
     object: Value,
     operations: Vec<PatchOperation>,
@@ -41,7 +41,7 @@ impl Edit {
         if self.get(path) == Some(&value) {
             return;
         }
-        // The deepest part that exists gets the rest as one operation.
+        // One operation adds what is missing to the deepest part of the path that exists.
         let mut depth = path.len() - 1;
         while depth > 0 && self.get(&path[..depth]).is_none() {
             depth -= 1;
@@ -74,8 +74,8 @@ impl Edit {
         }
     }
 
-    /// An operation counts only when it applies: on an object of another shape than the API
-    /// server's schema allows, nothing is written rather than something wrong.
+    /// Keeps the operation only if it applies. On an object of another shape than the API server's schema allows,
+    /// nothing is written rather than something wrong.
     fn apply(&mut self, operation: PatchOperation) {
         if json_patch::patch(&mut self.object, std::slice::from_ref(&operation)).is_ok() {
             self.operations.push(operation);

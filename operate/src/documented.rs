@@ -1,8 +1,8 @@
-//! docs/commands.md is held to what the commands answer.
+//! A test helper that holds docs/commands.md to the fields of the answers.
 
 use std::collections::BTreeSet;
 
-/// That each field of this answer is explained in its section of docs/commands.md, and no other is.
+/// Asserts that a section of docs/commands.md explains each field of this answer, and no other.
 #[track_caller]
 pub fn documented(section: &str, answer: &serde_json::Value) {
     fn fields(path: &str, value: &serde_json::Value, found: &mut BTreeSet<String>) {
@@ -21,7 +21,7 @@ pub fn documented(section: &str, answer: &serde_json::Value) {
     assert_eq!(explained(section), found, "left: docs/commands.md, right: the answer");
 }
 
-/// What the rows of a section's tables are about.
+/// The names in the first column of a section's tables.
 fn explained(section: &str) -> BTreeSet<String> {
     let document = include_str!("../../docs/commands.md");
     let section = document.split_once(&format!("{section}\n")).map(|(_, rest)| rest).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! What is said of a cluster to somebody who asks. Only reads: nothing is written, to etcd or to Kubernetes.
+//! The answers of `hook status`, `hook plan` and `hook validate`. They only read: nothing is written to etcd or
+//! Kubernetes.
 
 #[cfg(test)]
 mod documented;

@@ -1,5 +1,5 @@
-//! What a scale would do, and whether it would be admitted. Only reads, with the rights of the webhook's
-//! pod, beside which it is run.
+//! What a scale would do, and whether it would be admitted. Only reads, with the rights of the webhook's pod, because
+//! it is run there (`kubectl exec`).
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use kubernetes::statefulset::{adopt, record};
 
 /// How long one member may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
-/// The exit code where it would be refused.
+/// The exit code if it would be refused.
 const REFUSED: u8 = 3;
 
 /// What is asked about.
@@ -66,7 +66,7 @@ pub async fn run(target: Target, asked: Asked, deadline: Duration, output: Outpu
             if answer.admitted { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) }
         }
         Err(error) => {
-            // Not the pod's last word: this runs beside the webhook.
+            // Not written as the pod's termination message, because this runs in the webhook's pod.
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
@@ -135,7 +135,7 @@ async fn look(mut target: Target, asked: Asked, end: Instant) -> anyhow::Result<
     })
 }
 
-/// What is to be said of the PodDisruptionBudget, for the members that there are.
+/// The warning about the PodDisruptionBudget, for the members that there are.
 async fn budget(objects: &Objects, target: &Target, statefulset: &Value, members: u32) -> Option<String> {
     let listed = match objects.budgets.list(&ListParams::default()).await {
         Ok(listed) => listed.items,

@@ -1,5 +1,5 @@
-//! What is there: members, record, who works on it, how the last run ended. Only reads, with the
-//! rights that the webhook's pod has, because that is where it is run (`kubectl exec`).
+//! What there is: members, record, the run that works now, how the last run ended. Only reads, with the rights of the
+//! webhook's pod, because it is run there (`kubectl exec`).
 
 mod answer;
 
@@ -29,7 +29,7 @@ use kubernetes::statefulset::{adopt, record};
 /// How long one member may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Looks once and answers. What could not be read is in the answer; without the StatefulSet there is none.
+/// Looks once and answers. What could not be read is named in the answer; without the StatefulSet there is no answer.
 pub async fn run(target: Target, lease: &str, deadline: Duration, output: Output) -> ExitCode {
     let end = Instant::now() + deadline;
     let seen = match timeout_at(end, look(target, lease, end)).await {
@@ -47,7 +47,7 @@ pub async fn run(target: Target, lease: &str, deadline: Duration, output: Output
             ExitCode::SUCCESS
         }
         Err(error) => {
-            // Not the pod's last word: this runs beside the webhook.
+            // Not written as the pod's termination message, because this runs in the webhook's pod.
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
@@ -130,7 +130,7 @@ fn ended(job: &Job) -> Option<Last> {
     Some(Last { job: job.metadata.name.clone()?, result: end.type_.clone(), at })
 }
 
-/// Who holds the Lease, unless it ran out.
+/// Who holds the Lease, unless it has run out.
 fn holder(lease: Lease, now: Timestamp) -> Option<Running> {
     let spec = lease.spec?;
     let holder = held_by(&spec, now)?.to_owned();

@@ -1,4 +1,4 @@
-//! Do all voting members hold the same keys? Only reads: nothing is written, to etcd or to Kubernetes.
+//! Whether all voting members hold the same keys. Only reads: nothing is written to etcd or Kubernetes.
 
 mod answer;
 
@@ -20,24 +20,24 @@ use kubernetes::report;
 use kubernetes::statefulset::replicas;
 use kubernetes::statefulset::{adopt, record};
 
-/// How long one member may take to say who it is.
+/// How long one member may take to answer who it is.
 const ANSWER: Duration = Duration::from_secs(2);
-/// How often members that do not all answer are asked again.
+/// The pause before members that do not all answer are asked again.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long members that do not all answer are given: an election, a restart that is ending.
+/// How long it is waited until all members answer: an election, or the end of a restart.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// One HashKV reads every key: minutes on a large database.
+/// How long one HashKV may take: it reads every key.
 const HASH: Duration = Duration::from_secs(60);
-/// So many revisions are pinned when a member lags or compacts.
+/// How many revisions are tried, if a member lags behind or compacts.
 const TRIES: u32 = 20;
 
 /// What was asked for.
 pub struct Asked {
-    /// Key by key, without a look at the hashes: every key is read anyway.
+    /// Compare key by key at once, without hashes, which would read every key once more.
     pub keys: bool,
-    /// So many differing keys are named.
+    /// How many differing keys are named.
     pub named: usize,
-    /// For everything.
+    /// The time for everything.
     pub deadline: Duration,
 }
 
@@ -81,16 +81,17 @@ pub async fn compare(objects: &Objects, mut target: Target, asked: &Asked, end: 
     if let Some(hashed) = &hashed {
         answer.hashed(hashed);
     }
-    // Also where the hashes did not tell: members that compacted differently have other ones of the same keys.
+    // Also if the hashes are not comparable: members that were compacted at different revisions have different hashes
+    // of the same keys.
     if !matches!(hashed, Some(Verdict::Equal(_))) {
-        // Some time is left to say so.
+        // It ends a little before `end`, so that there is time to say so.
         let limits = Limits { call: HASH, tries: TRIES, end: end - ANSWER, named: asked.named };
         answer.compared(hashed.as_ref(), etcd::diff(&urls, &limits).await);
     }
     Ok(answer)
 }
 
-/// Every voting member, each heard under its own ID.
+/// Every voting member, after each has answered under its own ID.
 async fn voters(target: &Target, count: u32, record: Option<&Record>, end: Instant) -> anyhow::Result<Vec<Voter>> {
     let end = end.min(Instant::now() + PATIENCE);
     loop {
@@ -106,7 +107,7 @@ async fn voters(target: &Target, count: u32, record: Option<&Record>, end: Insta
     }
 }
 
-/// The voters of the list on which all agree, or who of them was not heard.
+/// The voters of the agreed member list, or which of them did not answer.
 fn all_heard(
     target: &Target,
     answers: &BTreeMap<Ordinal, Answered>,

@@ -1,5 +1,5 @@
-//! Events on the StatefulSet: what was refused, lifted and given up, where `kubectl describe`
-//! shows it.
+//! Events on the StatefulSet, where `kubectl describe` shows them: what was refused, lifted, started, given up, or
+//! lost.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use tracing::warn;
 
 /// The longest note that the API takes, in bytes.
 const NOTE_LIMIT: usize = 1024;
-/// The same Event is written once in this time: an autoscaler asks every 15 s.
+/// An equal Event is written once in this time: an autoscaler asks every 15 s.
 const ONCE_IN: Duration = Duration::from_secs(300);
 
-/// Writes Events. Cheap to clone; never waits, never fails its caller.
+/// Writes Events in the background, so the caller neither waits nor fails. Cheap to clone.
 #[derive(Clone)]
 pub struct Events {
     api: Api<Event>,
@@ -31,7 +31,7 @@ pub struct Events {
 pub enum Reason {
     /// A scale was refused.
     Refused,
-    /// A scale was admitted though something spoke against it: a person's override.
+    /// A scale was admitted by a person's override although a rule refused it.
     Lifted,
     /// The launcher started a Job.
     Started,
@@ -62,7 +62,7 @@ impl Events {
         tokio::spawn(async move {
             match api.create(&PostParams::default(), &event).await {
                 Ok(_) => {}
-                // Told already, by us or by the other replica.
+                // The same Event is there already, from this or the other replica.
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => warn!(%error, "cannot write an Event"),
             }

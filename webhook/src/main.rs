@@ -1,5 +1,5 @@
-//! The admission server of one etcd StatefulSet, and the launcher that starts the scaling Job when
-//! no Helm hook will.
+//! The webhook of one etcd StatefulSet: the admission server, and the launcher that starts the scaling Job where no
+//! Helm hook does.
 
 mod admission;
 mod cli;
@@ -10,7 +10,7 @@ mod server;
 
 use clap::Parser;
 
-// One thread: what is done here is little, and the idle process should be small.
+// One thread is enough for what is done here, and keeps the idle process small.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     cli::Args::parse().run().await

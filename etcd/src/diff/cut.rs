@@ -1,23 +1,23 @@
 //! Where the next range ends.
 //!
-//! etcd counts every key of a range, however few are asked for: page after page with a limit alone
-//! costs the square of the number of keys (measured: 18 s for 1 M keys on three members). So each
-//! range has an end, guessed from how close the last page's keys were to each other. A guess that
-//! is wrong costs a count too many or a page too few, never a key: what is known ends at the last
-//! key that came, or at the end that was asked for.
+//! etcd counts every key of a range, however few are asked for. So pages with only a limit cost the square of the
+//! number of keys (measured: 18 s for 1 M keys on three members). Therefore each range has an end, guessed from how
+//! close the keys of the last page were to each other. A wrong guess costs time, never a key: what is read ends at the
+//! last key that came, or at the end that was asked for.
 
 use super::entry::Entry;
 
-/// More keys than fit into a page are aimed at with one range, so that its limit cuts it and it is full: five for four.
+/// A range is to have 5/4 of the keys that fit into a page, so that the limit cuts it and the page is full.
 const MORE: (u128, u128) = (5, 4);
-/// A page with less than this part of what was asked for has hardly any key.
+/// A page with less than 1/16 of the keys that were asked for has hardly any.
 const HARDLY_ANY: u128 = 16;
-/// So many bytes of a key are one number.
+/// How many bytes of a key are taken as one number.
 const DIGITS: u32 = 12;
-/// So many of them, at most, are before the first one in which the keys of a page differ: to carry into.
+/// How many of these bytes, at most, are before the first one in which the keys of a page differ, so that a sum can
+/// carry into them.
 const BEFORE: usize = 4;
 
-/// What the bytes of keys are taken for. Bytes that are none of them count as the nearest below.
+/// The digits for which the bytes of keys are taken. A byte that is no such digit counts as the nearest one below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Alphabet {
     Decimal,
@@ -74,13 +74,13 @@ impl Alphabet {
         digits.take(DIGITS as usize).fold(0, |number, digit| number * self.radix() + u128::from(digit))
     }
 
-    /// What every number is below.
+    /// The number that every number is below.
     fn end(self) -> u128 {
         self.radix().pow(DIGITS)
     }
 }
 
-/// A distance between keys: so many units of the number that begins at a position.
+/// A distance between keys: a difference of the numbers that begin at a position in the key.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     at: usize,
@@ -90,7 +90,7 @@ struct Span {
     differ: usize,
 }
 
-/// The guess.
+/// The guess how long a range should be.
 #[derive(Debug, Default)]
 pub struct Cut {
     /// `None`: nothing was seen yet.
@@ -98,16 +98,16 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// The end of the range that begins here; `None`: to the last key.
+    /// The end of the range that begins at `from`; `None`: it goes to the last key.
     pub fn end(&self, from: &[u8]) -> Option<Vec<u8>> {
         self.span?.beyond(from)
     }
 
-    /// Learns from a page that was asked for with this limit.
+    /// Adapts to a page that was asked for with this limit.
     pub fn saw(&mut self, entries: &[Entry], limit: usize, more: bool) {
         let (keys, limit) = (entries.len() as u128, limit as u128);
         if more {
-            // Full: these keys are as close as that, whatever the guess was.
+            // The page is full, so its keys show how close they are, whatever the guess was.
             self.span = Span::of(entries).map(|span| span.times(MORE.0, MORE.1));
         } else if let Some(span) = self.span {
             let few = keys * HARDLY_ANY < limit;
@@ -125,24 +125,24 @@ impl Span {
         let before = first[..differ].iter().rev().take(BEFORE).take_while(|byte| alphabet.has(**byte)).count();
         let at = differ - before;
         let step = alphabet.number(last, at).checked_sub(alphabet.number(first, at))?;
-        // 0: the later one only has zeros more.
+        // 0 if the last key is the first one with zeros behind it.
         Some(Self { at, step: step.max(1), alphabet, differ })
     }
 
-    /// So many times as far.
+    /// The distance times `times`, divided by `of`.
     fn times(self, times: u128, of: u128) -> Self {
         Self { step: (self.step.saturating_mul(times) / of).max(1), ..self }
     }
 
-    /// To where the byte before is the next one: behind the end of a prefix the next keys are a byte or more away. `None`:
-    /// there is no byte before.
+    /// The distance to where the byte before the first differing one is one higher: behind the last key of a prefix,
+    /// the next keys are at least that far. `None`: there is no byte before.
     fn widened(self) -> Option<Self> {
         let differ = self.differ.checked_sub(1)?;
         let alphabet = Alphabet::Bytes;
         Some(Self { at: differ, step: alphabet.end() / alphabet.radix(), alphabet, differ })
     }
 
-    /// The key so far behind this one; `None`: behind every key.
+    /// The key at this distance behind `from`; `None`: it is behind every key.
     fn beyond(&self, from: &[u8]) -> Option<Vec<u8>> {
         let Self { at, step, alphabet, .. } = *self;
         let mut end: Vec<u8> = from.iter().copied().chain(std::iter::repeat(0)).take(at).collect();
@@ -156,12 +156,12 @@ impl Span {
             sum /= alphabet.radix();
         }
         end.extend(digits.iter().rev());
-        // A byte that is not in the alphabet may be above what it was taken for.
+        // A byte that is no digit may be higher than the digit it was taken for, and the sum then lower than `from`.
         if *end > *from { Some(end) } else { successor(from.iter().copied().take(at + 1).collect()) }
     }
 }
 
-/// The least key above all that begin so; `None`: there is none.
+/// The lowest key above all keys with this prefix; `None`: there is none.
 fn successor(mut prefix: Vec<u8>) -> Option<Vec<u8>> {
     while let Some(last) = prefix.pop() {
         if let Some(next) = last.checked_add(1) {

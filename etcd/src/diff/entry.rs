@@ -17,7 +17,7 @@ pub struct Entry {
     pub modified: i64,
 }
 
-/// How far a member's keys are known: all those before a key, or all there are.
+/// How far a member's keys are read: all before a key, or all.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Through {
     /// All keys below this one.
@@ -27,7 +27,7 @@ pub enum Through {
 }
 
 impl Through {
-    /// Before every key: etcd has no empty one.
+    /// Before the first key: etcd has no empty key.
     pub fn start() -> Self {
         Self::Before(vec![0])
     }

@@ -1,5 +1,5 @@
-//! The comparison itself: the members' keys, each in order, put side by side. Pages may be cut at
-//! any key; what is held is what some member has not come to yet.
+//! The comparison itself: the members' keys, each member's in order, side by side. Pages may end at any key; kept in
+//! memory are keys that some member has not reached yet.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -30,7 +30,7 @@ pub struct Held {
 pub enum Kind {
     /// It lacks the key.
     Missing,
-    /// It alone has the key.
+    /// It has a key that the others lack.
     Extra,
     /// The value differs.
     Value,
@@ -77,7 +77,7 @@ pub struct Difference {
     pub key: Vec<u8>,
     /// What each member holds; `None`: it lacks the key.
     pub held: BTreeMap<Ordinal, Option<Held>>,
-    /// Who differs, and how: from the majority, or where there is none from the first member.
+    /// The members that differ, and how: from the majority or, if there is none, from the first member.
     pub differ: BTreeMap<Ordinal, Kind>,
     /// More than half of the members hold the same.
     pub majority: bool,
@@ -92,7 +92,7 @@ pub struct Diff {
     pub members: BTreeMap<Ordinal, Counts>,
     /// How many keys differ.
     pub differing: u64,
-    /// Of these, how many no majority holds alike.
+    /// Of these, on how many no majority agrees.
     pub undecided: u64,
     /// The first of them, in the order of keys.
     pub first: Vec<Difference>,
@@ -105,8 +105,8 @@ impl Diff {
         self.differing == 0
     }
 
-    /// The one member that differs, where all others agree in every key and are a majority. `None`:
-    /// who is wrong cannot be told, or nobody is.
+    /// The one member that differs, if all others agree in every key and are a majority. `None`: it cannot be told who
+    /// is wrong, or nobody is.
     #[must_use]
     pub fn outlier(&self) -> Option<Ordinal> {
         let mut differing = self.members.iter().filter(|(_, counts)| counts.differing() > 0);
@@ -129,7 +129,7 @@ pub struct Merge {
     ordinals: Vec<Ordinal>,
     lanes: Vec<Lane>,
     revision: i64,
-    /// So many differences are named.
+    /// How many differences are named.
     named: usize,
     differing: u64,
     undecided: u64,
@@ -137,7 +137,7 @@ pub struct Merge {
 }
 
 impl Merge {
-    /// Nothing is known of these members yet.
+    /// A comparison of these members, before any key is read.
     pub fn new(ordinals: impl IntoIterator<Item = Ordinal>, revision: i64, named: usize) -> Self {
         let ordinals: Vec<Ordinal> = ordinals.into_iter().collect();
         let lane = |_| Lane { waiting: VecDeque::new(), through: Through::start(), counts: Counts::default() };
@@ -150,7 +150,7 @@ impl Merge {
         self.lanes.first().map_or(0, |lane| lane.counts.keys)
     }
 
-    /// A member's next keys, in order, from where it was known up to `through`; members are numbered in the order of
+    /// Takes a member's next keys, in order, up to `through`. `lane`: the member, numbered in the order of
     /// [`Self::new`].
     pub fn feed(&mut self, lane: usize, entries: Vec<Entry>, through: Through) {
         let lane = &mut self.lanes[lane];
@@ -158,7 +158,7 @@ impl Merge {
         lane.through = through;
     }
 
-    /// Compares every key that is known of all members.
+    /// Compares every key up to which all members are read.
     pub fn advance(&mut self) {
         let Some(known) = self.lanes.iter().map(|lane| lane.through.clone()).min() else { return };
         let known = |entry: &&Entry| match &known {
@@ -168,7 +168,7 @@ impl Merge {
         loop {
             let heads = || self.lanes.iter().map(|lane| lane.waiting.front().filter(known));
             let Some(least) = heads().flatten().min_by(|a, b| a.key.cmp(&b.key)) else { return };
-            // As good as always: all hold the same.
+            // The usual case: all hold the same.
             if heads().all(|head| head == Some(least)) {
                 for lane in &mut self.lanes {
                     lane.waiting.pop_front();
@@ -187,7 +187,7 @@ impl Merge {
         }
     }
 
-    /// Takes down a key that is not the same on all.
+    /// Counts a key that members hold differently, and keeps it if it is among the first.
     fn differ(&mut self, key: Vec<u8>, held: &[Option<Entry>]) {
         let same = |one: &&Option<Entry>| held.iter().filter(|other| other == one).count() * 2 > held.len();
         let majority = held.iter().find(same);

@@ -11,7 +11,7 @@ use crate::refusal::CallError;
 pub struct Range {
     /// The first key.
     pub from: Vec<u8>,
-    /// Behind the last one.
+    /// The end of the range, not included.
     pub to: Through,
 }
 
@@ -26,7 +26,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// How far the member is known now.
+    /// How far the member is read with this page.
     pub fn through(&self, asked: &Range) -> Through {
         match self.entries.last() {
             Some(last) if self.more => Through::Before([last.key.as_slice(), &[0]].concat()),
@@ -35,10 +35,10 @@ impl Page {
     }
 }
 
-/// What one page may weigh; members and this program hold it in memory.
+/// About how many bytes a page is to have; the member and this program hold it in memory.
 const BYTES: usize = 1 << 20;
-/// The most keys of one page: what follows may be larger than what was seen, and the member makes
-/// the whole answer in memory.
+/// The most keys of one page: the next keys may be larger than those before, and the member makes the whole answer in
+/// memory.
 const MOST_KEYS: usize = 4000;
 
 /// How many keys are asked for at once, so that a page weighs about [`BYTES`].
@@ -54,12 +54,12 @@ impl Default for PageSize {
 }
 
 impl PageSize {
-    /// So many keys.
+    /// The number of keys to ask for.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Learns from a page; grows by no more than twice at a time.
+    /// Adapts to a page that came; at most doubles.
     pub fn saw(&mut self, keys: usize, bytes: usize) {
         if let Some(average) = bytes.checked_div(keys) {
             let fits = BYTES / average.max(1);
@@ -67,18 +67,18 @@ impl PageSize {
         }
     }
 
-    /// The answer did not fit into a message.
+    /// Adapts to an answer that did not fit into a message.
     pub fn too_large(&mut self) {
         self.limit = (self.limit / 8).max(1);
     }
 }
 
-/// One message of a page; the client's default is 4 MiB.
+/// The most bytes of an answer; the client's default is 4 MiB.
 const MESSAGE: usize = 4 << 20;
-/// One message with one key: etcd's own limit for a value is 1.5 MiB, and can be raised.
+/// The most bytes of an answer with one key: etcd's limit for a value is 1.5 MiB by default, and can be raised.
 const ONE_KEY: usize = 64 << 20;
 
-/// Whether an answer did not come because it is larger than this program takes.
+/// Whether a call failed because its answer is larger than this program takes.
 pub fn is_too_large(error: &CallError) -> bool {
     error.brief().contains("message length too large")
 }
@@ -90,7 +90,7 @@ impl Member {
         let mut client = self.client.kv_client().max_decoding_message_size(most);
         let to = match &range.to {
             Through::Before(key) => key.clone(),
-            // etcd: from the key on.
+            // For etcd this means: every key from `from` on.
             Through::End => vec![0],
         };
         let options = GetOptions::new()

@@ -1,7 +1,7 @@
-//! The walk over all keys of all members, each read on its own: none waits for another one's page.
+//! Reads all keys of all members, each member by itself, so that none waits for another one's page.
 //!
-//! The first member is read page by page; to where each page came, the others are read too. It is a
-//! range or two ahead of the slowest at most: what is ahead is kept in memory.
+//! The first member is read page by page, and the others up to where each of its pages ended. It is at most a range or
+//! two ahead of the slowest, because what is ahead is kept in memory.
 
 use futures::future::{try_join, try_join_all};
 use tokio::sync::mpsc;
@@ -12,23 +12,23 @@ use super::page::{Page, PageSize, Range, is_too_large};
 use crate::member::Member;
 use crate::refusal::CallError;
 
-/// So many ranges wait for a member while it reads one.
+/// How many ranges may wait for a member while it reads one.
 const AHEAD: usize = 1;
 
 /// A member's next keys.
 pub struct Read {
-    /// Which member, in the order of the walk's.
+    /// The member, numbered in the order of the walk.
     pub lane: usize,
     /// In order.
     pub entries: Vec<Entry>,
-    /// So far they are known.
+    /// Up to where its keys are read.
     pub through: Through,
 }
 
 /// Reads all keys of these members at a revision that all have applied.
 ///
 /// # Errors
-/// The first call that did not answer.
+/// The first call that failed.
 pub async fn walk(members: &[Member], revision: i64, pages: mpsc::Sender<Read>) -> Result<(), CallError> {
     let mut lanes = members.iter().enumerate().map(|(lane, member)| Lane {
         lane,
@@ -53,14 +53,14 @@ struct Lane<'a> {
     lane: usize,
     member: &'a Member,
     revision: i64,
-    /// So far it is read.
+    /// Up to where it is read.
     through: Through,
     size: PageSize,
     pages: mpsc::Sender<Read>,
 }
 
 impl Lane<'_> {
-    /// Reads to the last key and says how far it came after each page.
+    /// Reads to the last key, and after each page tells the others how far it is.
     async fn lead(mut self, bounds: Vec<mpsc::Sender<Through>>) -> Result<(), CallError> {
         let mut cut = Cut::default();
         while let Through::Before(from) = &self.through {
@@ -71,14 +71,14 @@ impl Lane<'_> {
             cut.saw(&page.entries, limit, page.more);
             self.hand_on(page, &range).await;
             for bound in &bounds {
-                // Who does not hear it any more has failed, which ends this too.
+                // If a member does not take it any more, it has failed, and that ends the walk.
                 let _ = bound.send(self.through.clone()).await;
             }
         }
         Ok(())
     }
 
-    /// Reads to each of these bounds, and no key further.
+    /// Reads up to each of these bounds, and not further.
     async fn follow(mut self, mut bounds: mpsc::Receiver<Through>) -> Result<(), CallError> {
         while let Some(bound) = bounds.recv().await {
             while let Through::Before(from) = &self.through
@@ -93,7 +93,7 @@ impl Lane<'_> {
         Ok(())
     }
 
-    /// `None`: it was too much for one message, the next one is asked for less.
+    /// Reads a page; `None`: it was too large for one message, and fewer keys are asked for next.
     async fn page(&mut self, range: &Range, limit: usize) -> Result<Option<Page>, CallError> {
         match self.member.page(range, limit, self.revision).await {
             Ok(page) => Ok(Some(page)),
@@ -105,12 +105,12 @@ impl Lane<'_> {
         }
     }
 
-    /// To who compares; from behind it the next page is read.
+    /// Hands a page to the comparison. The next page begins behind it.
     async fn hand_on(&mut self, page: Page, range: &Range) {
         self.size.saw(page.entries.len(), page.bytes);
         self.through = page.through(range);
         let read = Read { lane: self.lane, entries: page.entries, through: self.through.clone() };
-        // Who compares ends after this.
+        // The comparison does not end before the walk, so this does not fail.
         let _ = self.pages.send(read).await;
     }
 }

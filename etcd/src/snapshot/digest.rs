@@ -1,4 +1,4 @@
-//! The SHA-256 behind a snapshot's database, computed while it comes or read from a file.
+//! The SHA-256 behind a snapshot's database, computed while the database comes, or from a file.
 
 use std::fmt;
 use std::fs::File;
@@ -9,11 +9,11 @@ use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 
 use super::SnapshotError;
 
-/// etcd's pages are multiples of it, so a file of n × 512 + 32 bytes has a hash behind its database:
-/// by this `etcdutl` tells (`hasChecksum` in snapshot/v3_snapshot.go).
+/// The size of etcd's pages is a multiple of this, so a file of n × 512 + 32 bytes has a hash behind its database.
+/// `etcdutl` tells it in the same way (`hasChecksum` in snapshot/v3_snapshot.go).
 const BLOCK: u64 = 512;
 const HASH: usize = SHA256_OUTPUT_LEN;
-/// What is read of a file at a time.
+/// How many bytes of a file are read at a time.
 const CHUNK: usize = 256 << 10;
 
 /// The SHA-256 of a database.
@@ -32,18 +32,18 @@ impl fmt::Debug for Sha256 {
     }
 }
 
-/// Why a snapshot is not one.
+/// Why a file is no whole snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
-    /// No multiple of a page and a hash.
+    /// The size is no multiple of a page, nor that and a hash.
     #[error(
         "it has {0} bytes, which is no database with a SHA-256 behind it: it was cut short, or something was added"
     )]
     Size(u64),
-    /// A multiple of a page.
+    /// The size is a multiple of a page, so there is no hash.
     #[error("it has {0} bytes and so no SHA-256 behind its database (etcd 3.4 to 3.7 send one): it cannot be verified")]
     NoHash(u64),
-    /// The hash is another database's.
+    /// The hash is not that of the database.
     #[error("the SHA-256 behind the database is {behind}, that of the database is {computed}")]
     Hash {
         /// What the last 32 bytes say.
@@ -53,8 +53,8 @@ pub enum Damage {
     },
 }
 
-/// Verifies a snapshot, given piece by piece. The last 32 bytes are the hash of those before; which
-/// are the last is known only in the end, so as many are held back.
+/// Verifies a snapshot that is given piece by piece. The last 32 bytes are the hash of those before them. Which bytes
+/// are the last is known only at the end, so 32 bytes are always held back.
 pub struct Digest {
     context: Context,
     tail: [u8; HASH],
@@ -69,7 +69,7 @@ impl Default for Digest {
 }
 
 impl Digest {
-    /// How much was given, the hash included.
+    /// How many bytes were given, the hash included.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -1,8 +1,8 @@
 //! The file of a snapshot while it is written.
 //!
-//! It has a name that nobody takes for a snapshot and is locked by who writes it; it gets its own
-//! name when it is whole and on the disk, and is removed if it never is. One that a killed run left
-//! behind is not locked any more: the next run removes it.
+//! It has a name that nobody takes for a snapshot, and is locked by the run that writes it. When it is whole and on the
+//! disk it gets its own name; if it never is, it is removed. A file that a killed run has left is not locked, so the
+//! next run removes it.
 
 use std::fs::{DirEntry, File, OpenOptions, TryLockError, read_dir, remove_file, rename};
 use std::io::{self, ErrorKind, Write};
@@ -19,7 +19,7 @@ const SUFFIX: &str = ".partial";
 /// A snapshot holds all secrets of etcd; the group may read it, so that it can be restored by a pod
 /// of another user.
 const MODE: u32 = 0o640;
-/// More runs than this never write at once under one name.
+/// How many names are tried; fewer runs write at once.
 const MOST_NAMES: u32 = 100;
 
 /// A file that is being written; removed when dropped before it was published.
@@ -46,10 +46,10 @@ impl Partial {
                 Ok(file) => {
                     let partial = Self { file, dir: dir.to_owned(), path, published: false };
                     match partial.file.try_lock() {
-                        // A sweep that saw it before it was locked has taken it away.
+                        // Another run saw it before it was locked, and has removed it.
                         Ok(()) if !is_this(&partial.path, &partial.file) => {}
                         Err(TryLockError::WouldBlock) => {}
-                        // A file system without locks: a sweep leaves its files alone.
+                        // The file system has no locks. [`sweep`] leaves files there alone.
                         Ok(()) | Err(TryLockError::Error(_)) => return Ok(partial),
                     }
                 }
@@ -75,8 +75,8 @@ impl Partial {
         has_room(&self.dir, bytes)
     }
 
-    /// Has everything on the disk, then gives the file its name, and has that on the disk too. A file
-    /// of that name is never replaced.
+    /// Writes everything to the disk, gives the file its name, and writes that to the disk too. Never replaces a file
+    /// of that name.
     ///
     /// # Errors
     /// When it is not there under its name.
@@ -99,7 +99,7 @@ impl Partial {
 impl Drop for Partial {
     fn drop(&mut self) {
         if !self.published && is_this(&self.path, &self.file) {
-            // Nobody is left to tell; what stays is swept by the next run.
+            // An error here has no reader; a file that stays is removed by the next run.
             let _ = remove_file(&self.path);
         }
     }
@@ -111,7 +111,7 @@ fn is_this(path: &Path, file: &File) -> bool {
     path.metadata().is_ok_and(|there| file.metadata().is_ok_and(|open| id(there) == id(open)))
 }
 
-/// Removes what killed runs left behind of files of this prefix; those that are being written stay.
+/// Removes the files with this prefix that killed runs have left; those that are being written stay.
 ///
 /// # Errors
 /// When the directory cannot be read, or a file not removed.
@@ -124,7 +124,7 @@ pub fn sweep(dir: &Path, prefix: &str) -> Result<Vec<PathBuf>, SnapshotError> {
         if !is_partial(&entry, prefix) {
             continue;
         }
-        // Held until it is gone: who has just made it sees that somebody has it.
+        // The lock is held until the file is removed, so that a run that has just made it sees that.
         if let Some(_held) = abandoned(&path) {
             remove_file(&path).map_err(SnapshotError::file("remove the unfinished", &path))?;
             swept.push(path);
@@ -139,7 +139,7 @@ fn is_partial(entry: &DirEntry, prefix: &str) -> bool {
     name.and_then(|number| number.strip_prefix('.')).is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
-/// The file, locked, if nobody writes it. Unknown is not.
+/// The file, locked, if no run is writing it; `None` also if that is not known.
 fn abandoned(path: &Path) -> Option<File> {
     File::open(path).ok().filter(|file| file.try_lock().is_ok() && is_this(path, file))
 }
@@ -150,7 +150,7 @@ fn abandoned(path: &Path) -> Option<File> {
 /// When not, or when it is not known.
 fn has_room(dir: &Path, bytes: u64) -> Result<(), SnapshotError> {
     let of = statvfs(dir).map_err(|error| SnapshotError::file("ask for the free space of", dir)(error.into()))?;
-    // What is left to users without privileges.
+    // The space that is free for users without privileges.
     let (free, needed) = (of.f_bavail.saturating_mul(of.f_frsize), bytes.saturating_add(RESERVE));
     if free < needed { Err(SnapshotError::NoRoom { dir: dir.to_owned(), free, needed }) } else { Ok(()) }
 }

@@ -1,5 +1,5 @@
-//! The init container of a joining pod: etcd starts when the Job permits it and the data
-//! directory fits; a removed member's data is set aside.
+//! The init container of a joining pod. It ends, so that etcd starts, when the Job permits it and etcd may start on
+//! what is in the data directory. A removed member's data is set aside first.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use tracing::info;
 use kubernetes::report;
 use kubernetes::waiting;
 
-/// How often the downward-API file is read. The kubelet writes it well under 1 s after the
-/// annotation (measured); reading a small file is nothing.
+/// The pause between two reads of the downward-API file. The kubelet writes it well under 1 s after the annotation
+/// (measured), and reading a small file costs nothing.
 const LOOK: Duration = Duration::from_millis(50);
-/// How often the wait is said again.
+/// After how long the wait is said again.
 const REPEAT: Duration = Duration::from_secs(30);
 
 /// The flags of the wait.
@@ -82,11 +82,11 @@ struct Known {
 
 /// Waits for the permission, then lets etcd start on this directory or refuses.
 ///
-/// Waiting has no deadline of its own: the Job has one, and until it adds the member nothing
-/// depends on this pod.
+/// The wait has no deadline: until the Job adds the member nothing depends on this pod, and for the join the Job has a
+/// deadline.
 async fn run(data_dir: &Path, permission_file: &Path, uid_file: Option<&Path>, known: &Known) -> anyhow::Result<()> {
     let refused = || format!("{} is refused", data_dir.display());
-    // What no permission will make good is better said before the member is added than after.
+    // Data on which etcd may not start whatever the permission says is reported now, before the member is added.
     hopeless(identify(data_dir)?, known).with_context(refused)?;
     // The first process of a container ignores signals that it does not listen for.
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
@@ -125,8 +125,8 @@ async fn run(data_dir: &Path, permission_file: &Path, uid_file: Option<&Path>, k
     Ok(())
 }
 
-/// Sets aside whatever is in the directory, for a cluster that begins anew by a person's word. Nothing is deleted. Once
-/// for each bootstrap: a pod that is made again must not have the new cluster's data set aside.
+/// Sets aside whatever is in the directory, before a new cluster begins by a person's decision. Nothing is deleted. It
+/// is done once for each bootstrap: in a pod that is made again, the directory has the new cluster's data.
 ///
 /// # Errors
 /// When it could not be moved.
@@ -166,11 +166,11 @@ fn read(file: &Path) -> anyhow::Result<Option<Permission>> {
 #[derive(Debug)]
 struct Verdict {
     says: String,
-    /// What is in the directory is moved aside first, under this name.
+    /// If set, what is in the directory is moved aside first, under this name.
     set_aside: Option<String>,
 }
 
-/// Data on which this pod will never start, whatever ID it is given.
+/// Refuses data on which this pod may never start, whatever ID it is given.
 fn hopeless(found: DataDir, known: &Known) -> anyhow::Result<()> {
     match found {
         DataDir::Member { cluster, .. } if cluster != known.cluster => anothers(cluster, known.cluster),
@@ -182,7 +182,7 @@ fn hopeless(found: DataDir, known: &Known) -> anyhow::Result<()> {
 fn judge(found: DataDir, permission: &Permission) -> anyhow::Result<Verdict> {
     let Permission { member: own, cluster: ours, live } = permission;
     match found {
-        // A start that failed leaves files without a log; nothing of them is of use.
+        // A start that failed may leave files, but no log. They are of no use, so they are moved aside.
         DataDir::Empty => Ok(Verdict {
             says: format!("permitted: starting as member {own} of cluster {ours} on an empty data directory"),
             set_aside: Some("without-a-log".into()),

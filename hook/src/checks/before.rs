@@ -1,4 +1,5 @@
-//! What is seen to before members change, by whoever begins the change: the check before an upgrade, or the run itself.
+//! The checks and the snapshot before members change, made by whichever begins the change: the check before an upgrade,
+//! or the run itself.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -58,20 +59,22 @@ impl BeforeArgs {
     }
 }
 
-/// What is looked at and taken.
+/// What is checked and taken.
 #[derive(Clone, Debug)]
 pub struct Before {
-    /// Newcomers' volumes are made by this.
+    /// How newcomers' volumes are made.
     pub volumes: VolumePlan,
-    /// Members join only while storage is well.
+    /// The DiskPools, which must be well for members to join.
     pub pools: DiskPools,
-    /// Where a snapshot is taken; `None`: none is.
+    /// Where the snapshot is kept; `None`: none is taken.
     pub snapshot: Option<Snapshots>,
 }
 
 impl Before {
-    /// Before `statefulset`'s members become `wanted`. What is half done is ended first, and without a record nothing
-    /// changes: then there is nothing to see to.
+    /// Makes the checks, and takes the snapshot, that come before `statefulset`'s members become `wanted`.
+    ///
+    /// Does nothing if there is no record, because no member changes then; or if a member is recorded as bootstrapping,
+    /// joining or leaving, because that change has begun already and is ended first.
     ///
     /// # Errors
     /// What keeps the change from beginning; nothing was changed.
@@ -86,7 +89,7 @@ impl Before {
     ) -> anyhow::Result<()> {
         let whole = |record: &Record| record.members.values().all(|recorded| recorded.state == State::Member);
         let Some(record) = record(statefulset)?.filter(whole) else { return Ok(()) };
-        // Fewer may be the cure where storage is sick.
+        // Only for more members: if storage is sick, fewer may be the cure.
         if record.count() < wanted {
             let live = serde_json::to_value(statefulset)?;
             if let Some(found) = self.pools.found(&objects.client).await? {
@@ -108,7 +111,7 @@ impl Before {
         Ok(())
     }
 
-    /// What may go wrong, and is tried all the same.
+    /// Warnings: what may go wrong, and is tried all the same.
     async fn warnings(
         &self,
         objects: &Objects,
@@ -130,11 +133,11 @@ impl Before {
     }
 }
 
-/// What keeps newcomers' claims from a volume.
+/// Why newcomers' claims would get no volume, in a sentence.
 async fn no_volume(objects: &Objects, plan: &VolumePlan, live: &Value) -> anyhow::Result<Option<String>> {
     let Some((asked, class)) = capacity::claim(live) else { return Ok(None) };
     Ok(match class {
-        // Somebody makes volumes by hand for such claims.
+        // For a claim of the empty class somebody makes volumes by hand.
         Some("") => None,
         Some(class) => {
             let found = objects.classes.get_opt(class).await;

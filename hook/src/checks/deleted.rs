@@ -10,7 +10,7 @@ use kubernetes::objects::{Objects, patiently};
 /// Looks at the StatefulSets of the namespace.
 ///
 /// # Errors
-/// Which one would be deleted, and the ways out; or that it was not told which there are.
+/// Which one would be deleted, and the ways out; or that the API server did not tell which there are.
 pub async fn none(objects: &Objects, release: &Release<'_>, end: Instant) -> anyhow::Result<()> {
     let labels = format!("app.kubernetes.io/instance={},app.kubernetes.io/name=etcd", release.name);
     let which = ListParams::default().labels(&labels);

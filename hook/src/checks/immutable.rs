@@ -1,4 +1,4 @@
-//! What Kubernetes lets nobody change in a StatefulSet, and the way to change it all the same.
+//! The fields of a StatefulSet that Kubernetes does not let anybody change, and the way to change them all the same.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::PersistentVolumeClaimSpec;
 use membership::know::names::Target;
 
-/// Where the chart asks for another value than the live one, each in words.
+/// The fields for which the chart has another value than the live object, each in words.
 #[must_use]
 pub fn differences(live: &StatefulSet, rendered: &StatefulSet) -> Vec<String> {
     let (Some(live), Some(rendered)) = (&live.spec, &rendered.spec) else { return Vec::new() };

@@ -1,4 +1,5 @@
-//! What is looked at before anything is changed: what Helm would change, the members, disk pools, room, a snapshot.
+//! What is checked before anything is changed: what Helm would change, the members, disk pools, room for newcomers; and
+//! the snapshot.
 
 pub mod before;
 pub mod deleted;

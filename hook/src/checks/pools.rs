@@ -11,12 +11,12 @@ use tracing::info;
 const GROUP: &str = "openebs.io";
 const KIND: &str = "DiskPool";
 
-/// Where they are looked for.
+/// Where DiskPools are looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskPools {
     /// Their namespace.
     pub namespace: String,
-    /// Where there are none, members do not join.
+    /// Whether members may join only if there are DiskPools.
     pub required: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Before an upgrade: does it delete no etcd, are the members healthy, and would the change be admitted? A failure here
-//! leaves everything as it is.
+//! Before an upgrade: would it delete no etcd, are the members healthy, and would the change be admitted? If a check
+//! fails, nothing was changed.
 
 use std::path::Path;
 use std::time::Duration;
@@ -27,12 +27,12 @@ use kubernetes::volumes::claim_name;
 
 /// How long one member may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
-/// How often members that are not all healthy are asked again.
+/// The pause before members that are not all healthy are asked again.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long members that are not all healthy are given: an election, a restart that is ending.
+/// How long members that are not all healthy may take to become so: an election, or the end of a restart.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Checks; with an equal count every finding is only a warning, because an upgrade may be the cure.
+/// Makes the checks. If the count stays the same, a finding is only a warning: the upgrade may be the cure.
 ///
 /// # Errors
 /// Why the upgrade must not go on.
@@ -78,7 +78,8 @@ pub async fn run(
             warn_of_sick(&target, to, &reports, end).await;
         }
         if from != to && record(&live)?.is_none_or(|record| record.count() != to) {
-            // Who is to go may be gone already; whether it may go is the guard's to say.
+            // Only the members that stay: one that is to leave may be gone already, and the guard decides whether it
+            // may leave.
             all_healthy(&target, from.min(to), end).await?;
         }
         before.see_to(&objects, &reports, &target, &live, to, end).await?;
@@ -101,7 +102,7 @@ pub async fn run(
             report::last_word(&result);
             Ok(())
         }
-        // Helm would fail as well then, and without saying what to do.
+        // Except for a change of an immutable field: Helm would fail at it too, without saying what to do.
         Err(error) if from == to && !error.is::<Fixed>() => {
             warn!("the replica count stays {to}, so the upgrade goes on: {error:#}");
             Ok(())
@@ -117,9 +118,9 @@ pub async fn run(
     }
 }
 
-/// The count was set with `kubectl scale`, which owns the field since: Helm 4 would fail at it. The
-/// webhook has agreed to the release's count, or to keeping the live one. Read anew each time: a write
-/// of the status alone makes another version.
+/// Takes the ownership of the count from `kubectl scale`, which would make Helm 4 fail. By now the webhook has agreed,
+/// in the dry run, to the release's count or to keeping the live one. The object is read again before each try, because
+/// any write, also of its status, makes another version.
 async fn release_count(
     objects: &Objects,
     target: &Target,
@@ -143,7 +144,7 @@ async fn release_count(
                 info!("the count was set with kubectl scale: the release may change it again");
                 return Ok(());
             }
-            // Another version than the one that was read.
+            // The object has another version by now.
             Err(kube::Error::Api(status)) if [409, 422].contains(&status.code) && Instant::now() + LOOK < end => {
                 tokio::time::sleep(LOOK).await;
             }
@@ -156,7 +157,7 @@ async fn release_count(
     }
 }
 
-/// The change is of a kind that no StatefulSet allows; the way out.
+/// The error that the change is of an immutable field; has the way out.
 #[derive(Debug)]
 struct Fixed(String);
 
@@ -168,22 +169,22 @@ impl std::fmt::Display for Fixed {
 
 impl std::error::Error for Fixed {}
 
-/// How the change went without an effect.
+/// The outcome of the dry run.
 enum Tried {
-    /// It is admitted, and would be stored so.
+    /// It is admitted, and would be stored like this.
     Admitted(Box<StatefulSet>),
-    /// This is fixed in the live one and differs, in words.
+    /// It changes immutable fields; these, in words.
     Fixed(Vec<String>),
 }
 
-/// Whether the change makes pods anew.
+/// Whether the change rolls the pods.
 fn rolls(target: &Target, live: &StatefulSet, tried: &StatefulSet) -> anyhow::Result<bool> {
     let (live, tried) = (serde_json::to_value(live)?, serde_json::to_value(tried)?);
-    // Its annotations are not what is asked about.
+    // As if our Job asked, so that a change of our annotations is not refused here.
     Ok(Update::new(&live, &tried, target, true).is_ok_and(|update| update.changes_template()))
 }
 
-/// The roll-out will stand still: no reason to refuse it, it may be the cure.
+/// Warns that the roll-out will stand still because a member is sick. It is not refused: it may be the cure.
 async fn warn_of_sick(target: &Target, count: u32, reports: &Reports, end: Instant) {
     let Some((ordinal, sick)) = lasting_sickness(target, count, end).await else { return };
     let note = format!(
@@ -194,14 +195,14 @@ async fn warn_of_sick(target: &Target, count: u32, reports: &Reports, end: Insta
     reports.trouble("RollOutWaits", note).await;
 }
 
-/// Shows the whole StatefulSet to the API server and so to the webhook, without an effect.
+/// A server-side dry run of the whole StatefulSet, which the webhook judges too.
 async fn dry_run(
     objects: &Objects,
     target: &Target,
     live: &StatefulSet,
     rendered: &StatefulSet,
 ) -> anyhow::Result<Tried> {
-    // Helm's own manager name: what it owns is not taken from it, not even in a dry run.
+    // With Helm's field manager, as the upgrade itself will have it.
     let params =
         PatchParams { dry_run: true, force: true, field_manager: Some("helm".into()), ..PatchParams::default() };
     match objects.statefulsets.patch(&target.statefulset, &params, &Patch::Apply(rendered)).await {
@@ -219,8 +220,9 @@ async fn dry_run(
     }
 }
 
-/// Where etcd never ran, Helm is to find no StatefulSet and makes it as the chart has it now; else a
-/// person has to do it, around the pods that run. What was done; `deleting` is set before that begins.
+/// For a change of immutable fields. If etcd never ran in the StatefulSet, deletes it, so that Helm makes it as the
+/// chart has it now; says what was done. Else fails with the commands by which a person does it around the running
+/// pods. `deleting` is set before the first delete.
 async fn make_again(
     objects: &Objects,
     target: &Target,
@@ -269,7 +271,7 @@ async fn all_healthy(target: &Target, count: u32, end: Instant) -> anyhow::Resul
     }
 }
 
-/// Who is sick, and how, after some patience.
+/// A member that is sick in every look, and how; waits for [`PATIENCE`].
 async fn lasting_sickness(target: &Target, count: u32, end: Instant) -> Option<(Ordinal, String)> {
     let end = end.min(Instant::now() + PATIENCE);
     loop {

@@ -1,8 +1,7 @@
-//! `hook snapshot`: a healthy voter's database, verified, in a file of its own; older ones go.
+//! `hook snapshot`: saves a healthy voter's database into a file, verifies it, and deletes older ones.
 //!
-//! It changes nothing in etcd and nothing in Kubernetes, so it needs no Lease. Everything that is
-//! recorded of a snapshot is in its name and in the file itself ([`name`]): one file is renamed in
-//! one step, two would not be.
+//! It changes nothing in etcd and in Kubernetes, so it needs no Lease. What is recorded about a snapshot is in its file
+//! name ([`name`]) and in the file itself, because one file can be renamed in one step and two cannot.
 
 mod name;
 mod printed;
@@ -32,9 +31,9 @@ use printed::Printed;
 
 /// How long one member may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
-/// How long members of which none serves are given: an election, a restart that is ending.
+/// How long it is waited if no member serves: for an election, or the end of a restart.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How often they are asked again meanwhile.
+/// The pause before they are asked again.
 const LOOK: Duration = Duration::from_millis(500);
 /// The longest that a member may keep back the next part of its database.
 const PART: Duration = Duration::from_secs(30);
@@ -75,7 +74,7 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     // The first process of a container ignores signals that it does not listen for.
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let end = Instant::now() + run.deadline;
-    // Dropped, the work removes its unfinished file.
+    // If the work is dropped, it removes its unfinished file.
     let printed = tokio::select! {
         done = tokio::time::timeout_at(end, work(&run, end)) => match done {
             Ok(done) => done?,
@@ -92,7 +91,7 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Before members change: one that is recent enough, or one taken now. What is there, in a sentence.
+/// The snapshot before members change: finds a recent one or takes one; says which, in a sentence.
 ///
 /// # Errors
 /// Why there is none, in one line.
@@ -128,7 +127,7 @@ async fn work(run: &Run, end: Instant) -> anyhow::Result<Printed> {
     let (path, name, saved) = take(&target, ordinal, dir, &prefix).await?;
     let mut deleted = Vec::new();
     if let Some(keep) = keep {
-        // Read again: another run may have taken one meanwhile.
+        // Listed again: another run may have taken one meanwhile.
         let all = newest(&listed(dir)?, &target, saved.cluster);
         for old in superfluous(&all, keep.get(), &name) {
             let file = dir.join(old.to_string());
@@ -176,7 +175,7 @@ async fn take(target: &Target, ordinal: u32, dir: &Path, prefix: &str) -> anyhow
     })
 }
 
-/// What a person does about it.
+/// What a person can do about the error.
 fn way_out(error: &SnapshotError) -> &'static str {
     match error {
         SnapshotError::Call(_) | SnapshotError::Short { .. } => {
@@ -198,7 +197,7 @@ async fn voter(target: &mut Target, end: Instant) -> anyhow::Result<Source> {
     let objects = Objects::connect(&target.namespace).await?;
     let statefulset = patiently(end, || objects.statefulset(target)).await?;
     adopt(&statefulset, target)?;
-    // A record that cannot be read keeps nobody from a copy of the data.
+    // A record that cannot be read is no reason not to save the data.
     let record = record(&statefulset).unwrap_or_else(|error| {
         warn!("{error:#}");
         None
@@ -232,7 +231,7 @@ fn undamaged(dir: &Path, names: &[&Name]) -> anyhow::Result<Option<Printed>> {
         match etcd::verify(&path) {
             Ok(Ok((db_size, sha256))) => return Ok(Some(Printed::recent(&path, name, db_size, sha256))),
             Ok(Err(damage)) => warn!("{} is damaged and does not count: {damage}", path.display()),
-            // Gone, or not readable for this user: another one is taken.
+            // The file is gone or not readable for this user: another snapshot is taken.
             Err(error) => warn!("{:#}", anyhow::Error::new(error)),
         }
     }

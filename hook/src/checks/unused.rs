@@ -1,5 +1,5 @@
-//! A StatefulSet in which etcd never ran: what Kubernetes lets nobody change in it is changed by
-//! making it again, because there is nothing yet that could be lost.
+//! A StatefulSet in which etcd never ran. Its immutable fields are changed by deleting it, so that Helm makes it again:
+//! nothing can be lost yet.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -19,18 +19,18 @@ use kubernetes::pods;
 use kubernetes::statefulset::record;
 use kubernetes::volumes::{claim_name, is_unbound};
 
-/// How often is looked whether what was deleted is gone.
+/// The pause between two looks whether what was deleted is gone.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What was positively seen to be unused.
+/// A StatefulSet that was positively seen to be unused.
 struct Unused {
     statefulset: ObjectMeta,
     /// Claims that no volume was ever bound to, by name.
     claims: Vec<String>,
 }
 
-/// Deletes the StatefulSet with its pods and its claims, and waits until they are gone, if etcd
-/// never ran in any of its pods; `Err`: what speaks against it. `deleting` is set before the first of them may go.
+/// Deletes the StatefulSet with its pods and claims, and waits until they are gone, if etcd never ran in any of its
+/// pods; inner `Err`: why it may have. `deleting` is set before the first delete.
 ///
 /// # Errors
 /// Which object it was that could not be deleted, or was still there at `end`.
@@ -48,7 +48,7 @@ pub async fn remove(
             Err(used) => return Ok(Err(used)),
         };
         *deleting = true;
-        // Changed since: looked at again.
+        // If it has changed since, it is looked at again.
         if delete(&objects.statefulsets, &unused.statefulset, end).await? {
             break unused.claims;
         }
@@ -59,7 +59,7 @@ pub async fn remove(
     }
     for name in &claims {
         let read = || async { read(&objects.claims, name).await };
-        // One that was bound meanwhile keeps its volume.
+        // A claim that was bound meanwhile is left with its volume.
         while let Some(claim) = patiently(end, read).await?.filter(is_unbound) {
             if delete(&objects.claims, &claim.metadata, end).await? {
                 is_gone(&objects.claims, name, end).await?;
@@ -102,7 +102,7 @@ async fn prove(
     Ok(Ok(Unused { statefulset: live.metadata.clone(), claims }))
 }
 
-/// Deletes the object as it was seen, its dependants afterwards; false: it has changed since.
+/// Deletes the object in exactly the version that was seen, its dependants afterwards; false: it has changed since.
 async fn delete<K>(api: &Api<K>, seen: &ObjectMeta, end: Instant) -> anyhow::Result<bool>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,

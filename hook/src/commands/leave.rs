@@ -1,10 +1,10 @@
-//! Before our chart is uninstalled beside a StatefulSet that stays: it is given back as its own
-//! chart has it, and nobody rolls.
+//! Before our chart is uninstalled beside a StatefulSet that stays: gives it back as its own chart has it, without
+//! rolling a pod.
 //!
-//! First the managed environment goes back to that of the current revision, under the partition
-//! that is in force: the template is then the revision that the pods were made from. Only when the
-//! controller has seen that, the partition goes back to the one that was kept. Both are written by
-//! the webhook in the request that writes our annotations, so no field changes its owner.
+//! First, while our partition is in force, the managed environment is put back to that of the current revision, so that
+//! the template is the one that the pods were made from. When the controller has seen that, the partition is put back
+//! to the kept one. The webhook writes both into the request that writes our annotations, so no field changes its
+//! owner.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use kubernetes::objects::{Objects, patiently};
 use kubernetes::report;
 use kubernetes::serving;
 
-/// How often is looked whether the controller has seen the change.
+/// The pause between two looks whether the controller has seen the change.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// The flags.
@@ -99,7 +99,7 @@ fn done(result: String) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The managed environment in the revision that the pods were made from; `null` where it has none.
+/// The managed environment of the revision that the pods were made from; `null` for a variable that it has not.
 async fn current_env(
     objects: &Objects,
     target: &Target,
@@ -112,7 +112,7 @@ async fn current_env(
     Ok(managed_of(&data.0, target))
 }
 
-/// Whether the template is, for the controller, the one that the pods were made from.
+/// Whether the controller has seen that the template is the one that the pods were made from.
 fn is_current(live: &StatefulSet) -> bool {
     live.status.as_ref().is_some_and(|status| {
         status.observed_generation == live.metadata.generation && status.current_revision == status.update_revision

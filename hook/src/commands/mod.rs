@@ -1,4 +1,5 @@
-//! What else a person or Helm asks for: the flags of each command, and those that are no run.
+//! The commands that a person or Helm runs, apart from the runs in [`crate::run`]: the flags of each, and what it
+//! calls.
 
 pub mod leave;
 pub mod plan;

@@ -25,24 +25,25 @@ use kubernetes::report::Reports;
 use kubernetes::serving::permit;
 use kubernetes::volumes;
 
-/// A membership change may take an election to be answered.
+/// How long a change of members may take: an election may come in between.
 const CHANGE: Duration = Duration::from_secs(5);
-/// No change of etcd without this much Lease left: nobody else may be at work while it runs.
+/// A change of etcd is sent only with this much of the Lease left, which is longer than it may take, so that no other
+/// run works meanwhile.
 const LEASE: Duration = Duration::from_secs(7);
 
-/// What a step is applied with.
+/// Everything that applying a step needs.
 pub struct Apply<'a> {
     /// Kubernetes.
     pub objects: &'a Objects,
     /// This run's right to change anything.
     pub lease: &'a Lease,
-    /// Where it is told.
+    /// Where it is reported.
     pub reports: &'a Reports,
     /// How volumes are made.
     pub plan: &'a VolumePlan,
     /// What the step was decided from.
     pub seen: &'a Observed,
-    /// As it was read in that round.
+    /// The StatefulSet as it was read for that decision.
     pub statefulset: &'a StatefulSet,
 }
 
@@ -51,21 +52,22 @@ pub struct Apply<'a> {
 pub enum Applied {
     /// Done: look again at once.
     Done,
-    /// etcd or Kubernetes asked for patience; why.
+    /// Not done, and another look may tell more; why.
     NotYet(String),
 }
 
 impl Apply<'_> {
-    /// Applies a step. Steps that change nothing are the run's to handle.
+    /// Applies a step. `Done`, `Wait` and `Fail` change nothing and are handled by the run's loop.
     ///
     /// # Errors
-    /// When it failed in a way that looking again will not mend by itself.
+    /// When it failed and trying again would not help.
     pub async fn step(&self, step: Step) -> anyhow::Result<Applied> {
         match step {
             Step::Done | Step::Wait(_) | Step::Fail(_) => Ok(Applied::Done),
             Step::CreateVolume(ordinal) => self.create_volume(ordinal).await,
             Step::PinVolume(ordinal, node) => self.pin_volume(ordinal, &node).await,
-            // It may be of a removal, also one that an earlier run made, or a person.
+            // A member may just have been removed, by this run, an earlier one or a person. Where one voter is left,
+            // its log must have that removal on disk before the record says so.
             Step::Record(record, what) => match self.written_down(None).await {
                 Ok(()) => self.record(&record, &what).await,
                 Err(not_yet) => not_yet,
@@ -175,7 +177,8 @@ impl Apply<'_> {
         let removed = self.by_anyone(before, async |member| member.remove(id).await).await;
         match self.changed(removed) {
             Ok(()) => {
-                // As soon as can be; whether it was is insisted on before its pod goes, by whatever run does that.
+                // At once, as far as possible. Before the removed member's pod or its record goes, it is done again,
+                // and must succeed.
                 let _ = self.written_down(Some(id)).await;
                 failpoint::at(after, self.lease).await;
                 let Told { reason, note, trouble } = told(&pod);
@@ -190,7 +193,8 @@ impl Apply<'_> {
         }
     }
 
-    /// The volume first: it ends when its claim does, and a claim that is left is seen again.
+    /// Deletes the volume first, which ends when its claim does. If the run is killed before the claim is deleted, the
+    /// next run sees the claim.
     async fn remove_claim(&self, ordinal: Ordinal, uid: &str) -> anyhow::Result<Applied> {
         let Self { objects, plan, seen, .. } = self;
         let claim = volumes::claim_name(self.statefulset, &seen.target, ordinal).context("no claim template")?;
@@ -224,7 +228,8 @@ impl Apply<'_> {
         Ok(Applied::Done)
     }
 
-    /// The Lease's copy first: it is what is left when the StatefulSet is gone.
+    /// Writes a record in this order: the Role for the admission policy with the names of the old and the new record,
+    /// the copy in the Lease (which outlives the StatefulSet), the annotation, the Role with the new names alone.
     async fn record(&self, record: &Record, what: &str) -> anyhow::Result<Applied> {
         let target = &self.seen.target;
         let uid = self.statefulset.metadata.uid.as_deref().unwrap_or_default();
@@ -234,9 +239,8 @@ impl Apply<'_> {
         self.serve(&both).await?;
         self.lease.write(Some(record)).await?;
         failpoint::copied(self.seen.record.as_ref(), record, self.lease).await;
-        // With the version that was read: a run that was frozen since must not put an old record
-        // over a newer one. A StatefulSet that an earlier installation gave back is looked after
-        // again.
+        // With the resourceVersion that was read: a run that was frozen since must not put an old record over a newer
+        // one. The annotation that leaves a StatefulSet alone since an earlier uninstall is removed.
         let patch = json!({ "metadata": {
             "resourceVersion": self.statefulset.metadata.resource_version,
             "annotations": { RECORD: record.annotation(), RECORDED_FOR: uid, LEFT: null },
@@ -274,7 +278,7 @@ impl Apply<'_> {
     async fn permit(&self, ordinal: Ordinal, uid: &str, permission: &Permission) -> anyhow::Result<Applied> {
         let pod = self.seen.target.pod(ordinal);
         let text = serde_json::to_string(permission).context("a permission that cannot be written as JSON")?;
-        // With the UID: a permission is for this pod and no later one of the same name.
+        // With the UID, so that no later pod of the same name gets the permission.
         let patch = json!({ "metadata": { "uid": uid, "annotations": { PERMISSION: text } } });
         let written = self.objects.pods.patch(&pod, &PatchParams::default(), &Patch::Merge(&patch)).await;
         if let Some(gone) = is_gone(&written) {
@@ -288,7 +292,7 @@ impl Apply<'_> {
 
     async fn schedule(&self, ordinal: Ordinal, uid: &str) -> anyhow::Result<Applied> {
         let pod = self.seen.target.pod(ordinal);
-        // Our gate alone: somebody else's is theirs to take away.
+        // Only our gate: one of somebody else is theirs to remove.
         let gates = json!([{ "name": TURN, "$patch": "delete" }]);
         let patch = json!({ "metadata": { "uid": uid }, "spec": { "schedulingGates": gates } });
         let written = self.objects.pods.patch(&pod, &PatchParams::default(), &Patch::Strategic(&patch)).await;
@@ -333,8 +337,8 @@ impl Apply<'_> {
         Ok(Applied::Done)
     }
 
-    /// Has the last voter's log say that the others are out ([`Member::write_down`]); `removed`: just now, since it was
-    /// looked. Where more vote there is nothing to do.
+    /// If one voter is left, has it write its log to disk ([`Member::write_down`]), so that the removal of the others
+    /// is in it. `removed`: the member that was removed since the last look. With more voters there is nothing to do.
     async fn written_down(&self, removed: Option<Id>) -> Result<(), anyhow::Result<Applied>> {
         let Ok(agreed) = self.seen.agreed() else { return Ok(()) };
         let mut voters = agreed.members.iter().filter(|member| !member.learner && Some(member.id) != removed);
@@ -349,7 +353,7 @@ impl Apply<'_> {
         self.changed(written.await)
     }
 
-    /// Has etcd write an entry that changes nothing, for a member that may wait for one
+    /// Has etcd write a log entry that changes nothing, for a member that may be waiting for one
     /// ([`Observed::may_wait_for_entry`]).
     ///
     /// # Errors
@@ -358,11 +362,11 @@ impl Apply<'_> {
         self.leader().await?.write_down().await
     }
 
-    /// Asks the leader for a change, and when it says that the cluster is unhealthy each other voter.
+    /// Asks the leader for a change and, if it refuses because the cluster is unhealthy, each other voter.
     ///
-    /// Whoever is asked looks at its own connections only. After a peer's node was lost and came back, a
-    /// member can hold it for away for minutes though both work (etcd marks the peer when the old
-    /// connection ends, after the new one was made; `all::kills`). Each has the same check of its own.
+    /// Each member judges by its own connections. After a peer's node was lost and came back, a member may take the
+    /// peer for away for minutes although both work: etcd marks the peer when the old connection ends, after the new
+    /// one was made (`all::kills`). So another member's answer may be the right one; its check is the same.
     async fn by_anyone<T>(
         &self,
         before: Failpoint,
@@ -387,7 +391,7 @@ impl Apply<'_> {
         Err(unhealthy)
     }
 
-    /// A connection to the leader, where changes are sent.
+    /// A connection to the leader, to which changes are sent.
     async fn leader(&self) -> Result<Member, CallError> {
         let leader = self.seen.agreed().ok().and_then(|agreed| agreed.leader);
         let ordinal = self.seen.answers.iter().find_map(|(&ordinal, answered)| {
@@ -397,7 +401,7 @@ impl Apply<'_> {
         Member::at(&self.seen.target.client_url(ordinal), CHANGE).await
     }
 
-    /// Asked right before a change is sent: a run that was frozen since it looked must not send it.
+    /// Checked right before a change is sent: a run that was frozen since its last look must not send it.
     fn may_change(&self) -> Result<(), CallError> {
         if self.lease.left() < LEASE {
             return Err(self.not_now("too little of the Lease is left for a change; it is renewed first"));
@@ -414,7 +418,7 @@ impl Apply<'_> {
         }
     }
 
-    /// Sorts etcd's answers to a change: what only needs another look is not a failure.
+    /// Tells refusals of etcd that only need another look from failures.
     fn changed<T>(&self, answer: Result<T, CallError>) -> Result<T, anyhow::Result<Applied>> {
         answer.map_err(|error| match error.refusal() {
             Refusal::Unhealthy
@@ -439,7 +443,8 @@ pub(crate) struct Told {
     pub(crate) trouble: bool,
 }
 
-/// Not found, or not the one that was meant: somebody was faster, and the next look tells.
+/// Why the object is not the one that was meant any more (not found, another UID or version); the next look tells what
+/// there is.
 pub(crate) fn is_gone<T>(answer: &kube::Result<T>) -> Option<String> {
     match answer {
         Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Some(status.message.clone()),

@@ -1,6 +1,5 @@
-//! Before the first start of etcd: what an earlier cluster left behind is looked at, and the token
-//! without which no pod of the chart starts etcd is written once it is decided
-//! ([`membership::decide::bootstrap`]).
+//! Before the first start of etcd: looks at what an earlier cluster left behind and, once it is decided what to do with
+//! it ([`membership::decide::bootstrap`]), writes the token without which no pod of the chart starts etcd.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,22 +31,22 @@ use kubernetes::statefulset::replicas;
 use kubernetes::statefulset::{adopt, record};
 use kubernetes::volumes::{self, Volumes, claim_name};
 
-/// How often is looked.
+/// The pause between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// How long what can still be looked at is waited for before a person is asked.
+/// How long places that can still be looked at are waited for before a person is asked.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long pods are woken after the token was written; their kubelets try again by themselves 10 to 15 s later.
+/// How long pods are woken after the token was written. Without it their kubelets try again 10 to 15 s later.
 const WAKES: Duration = Duration::from_secs(10);
 /// The pause between two wakes.
 const WAKE_AGAIN: Duration = Duration::from_millis(300);
-/// What the claim of a provisioned volume says from the start.
+/// The annotation of a claim whose volume is made by a provisioner.
 const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 
 /// What the run is about.
 pub struct Bootstrap<'a> {
     /// Kubernetes.
     pub objects: &'a Objects,
-    /// Where it is told.
+    /// Where it is reported.
     pub reports: &'a Reports,
     /// How volumes are made.
     pub plan: &'a VolumePlan,
@@ -55,7 +54,7 @@ pub struct Bootstrap<'a> {
     pub end: Instant,
 }
 
-/// Whether its pods have their token from the ConfigMap.
+/// Whether its pods read their token from our ConfigMap.
 fn waits_for_token(statefulset: &StatefulSet, target: &Target) -> bool {
     let spec = statefulset.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
     let container = spec.and_then(|spec| spec.containers.iter().find(|it| it.name == target.container));
@@ -64,7 +63,7 @@ fn waits_for_token(statefulset: &StatefulSet, target: &Target) -> bool {
     maps.any(|map| map.name == target.bootstrap() && map.key == TOKEN)
 }
 
-/// Whether the chart's init container says what is in the data directory.
+/// Whether the chart's init container looks into the data directory and says what is there.
 fn is_looked_at(statefulset: &StatefulSet) -> bool {
     let spec = statefulset.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
     let mut init = spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
@@ -74,8 +73,8 @@ fn is_looked_at(statefulset: &StatefulSet) -> bool {
     })
 }
 
-/// Has the token be there where a record says that the cluster has begun: a pod that is as its chart made it
-/// cannot start without.
+/// Writes the token again if it is missing and a record says that the cluster has begun: a pod that is as its chart
+/// made it cannot start without it.
 ///
 /// # Errors
 /// When the API server did not answer.
@@ -110,7 +109,8 @@ fn token_in(map: &ConfigMap) -> Option<&str> {
     map.data.as_ref()?.get(TOKEN).map(String::as_str)
 }
 
-/// It goes where the StatefulSet is deleted with its pods, and stays where these are orphaned with it.
+/// Writes the ConfigMap with the token. Its owner is the StatefulSet: the garbage collector deletes it if the
+/// StatefulSet is deleted with its pods, and leaves it if the pods are orphaned.
 async fn write_token(
     objects: &Objects,
     target: &Target,
@@ -137,7 +137,8 @@ async fn write_token(
     written.map(drop).with_context(failed)
 }
 
-/// Has the kubelet look at a pod at once; one that failed for want of the token it would only try 10 to 15 s later.
+/// Touches a pod, so that its kubelet looks at it at once. A container that lacked the token it would else try again
+/// only 10 to 15 s later.
 async fn wake(objects: &Objects, target: &Target, ordinal: Ordinal, times: u32) -> anyhow::Result<()> {
     let pod = target.pod(ordinal);
     let patch = json!({ "metadata": { "annotations": { BEGUN: times.to_string() } } });
@@ -149,10 +150,10 @@ async fn wake(objects: &Objects, target: &Target, ordinal: Ordinal, times: u32) 
 }
 
 impl Bootstrap<'_> {
-    /// Comes back when etcd may start, or has.
+    /// Returns when etcd may start, or has started.
     ///
     /// # Errors
-    /// Why it may not: a person is asked, or the deadline.
+    /// Why it may not start: a person has to decide, or the deadline has passed.
     pub async fn until_started(&self, target: &mut Target, lease: &mut Lease) -> anyhow::Result<()> {
         let mut volumes = Volumes::default();
         let mut waits = Waits::default();
@@ -202,15 +203,16 @@ impl Bootstrap<'_> {
             return Ok(Round::Again);
         };
         match begun {
-            // Made around living members: theirs is another token, and nobody else starts by this one.
+            // A pod that is older than the StatefulSet has run etcd: the StatefulSet was made again around living
+            // members. They have another token, and nobody starts by this one.
             Some(made) if made < statefulset.metadata.creation_timestamp.as_ref().map(|at| at.0) => {
                 return Ok(Round::Over);
             }
-            // It was decided, and what was written then is gone.
+            // etcd has started in this StatefulSet, and the ConfigMap is gone: the token is written again.
             Some(_) if found.is_none() => {
                 return self.start(target, &statefulset, found, "etcd has started here already").await;
             }
-            // By the token of an earlier StatefulSet, whose pods were taken from it.
+            // etcd has started by the token of an earlier StatefulSet, whose pods were orphaned.
             Some(_) => return Ok(Round::Over),
             None => {}
         }
@@ -270,7 +272,7 @@ impl Bootstrap<'_> {
         }
     }
 
-    /// Writes the token, and wakes who waits for it.
+    /// Writes the token, and wakes the pods that wait for it.
     async fn start(
         &self,
         target: &Target,
@@ -286,7 +288,7 @@ impl Bootstrap<'_> {
             let mut waiting = Vec::new();
             for ordinal in 0..replicas(statefulset).min(MOST_MEMBERS) {
                 let pod = self.pod(target, ordinal).await?;
-                // What the kubelet says is a second late, so also those that do not say yet that they wait.
+                // The kubelet reports up to a second late, so pods that are not yet reported as waiting are woken too.
                 if pod.is_some_and(|pod| pods::may_wait_for_token(&pod, &target.container)) {
                     waiting.push(ordinal);
                 }
@@ -307,7 +309,8 @@ impl Bootstrap<'_> {
         self.objects.pods.get_opt(&name).await.with_context(|| format!("failed to read pod {name}"))
     }
 
-    /// What each ordinal has, and when the first pod was made whose etcd has run, if one has. `None`: a volume was made.
+    /// What there is for each ordinal; and, if the etcd of a pod has run, when the oldest such pod was made. `None`: a
+    /// volume was made, so it is to be looked again.
     async fn places(
         &self,
         target: &Target,
@@ -355,7 +358,8 @@ impl Bootstrap<'_> {
                     return Ok(None);
                 }
                 let pod = self.pod(target, ordinal).await?;
-                // Provisioned for this very claim, by the name that provisioners give.
+                // Whether a provisioner made the volume for this very claim, by the name that provisioners give
+                // (`pvc-<uid>`): then it is empty.
                 let metadata = found.as_ref().map(|found| &found.metadata);
                 let uid = metadata.and_then(|metadata| metadata.uid.as_deref()).unwrap_or_default();
                 let provisioned =
@@ -385,7 +389,7 @@ impl Bootstrap<'_> {
 }
 
 enum Round {
-    /// etcd may start, or it is not ours to hold.
+    /// etcd may start, or its start is not ours to decide.
     Over,
     Again,
     Wait(String),
@@ -398,7 +402,7 @@ fn why_not(pod: Option<&Pod>, target: &Target, ordinal: Ordinal, looked_at: bool
     }
     let seen = pods::observe(pod, target, ordinal, None, Timestamp::now());
     match seen.trouble {
-        // The scheduler says that claims are unbound, not which; only its class tells why.
+        // The scheduler says that claims are unbound, not which.
         Some(trouble) if seen.node.is_none() && volume.claimed && !volume.bound && !volume.ours => {
             format!("{}; {} has no volume", trouble.what.trim_end_matches('.'), volume.claim)
         }
@@ -407,7 +411,7 @@ fn why_not(pod: Option<&Pod>, target: &Target, ordinal: Ordinal, looked_at: bool
     }
 }
 
-/// What the init container said.
+/// What is in the data directory, from what the init container said: the beginning of the log, in hex.
 fn read(said: &str) -> Data {
     if said == "none" {
         return Data::Empty;

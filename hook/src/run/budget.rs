@@ -1,6 +1,7 @@
-//! The PodDisruptionBudget of etcd's pods follows etcd's own members, not the count that is wanted.
+//! Keeps the PodDisruptionBudget of etcd's pods at what etcd's own member list needs, not at the count that is wanted.
 //!
-//! It is right by itself while nobody answers for an eviction: raised before a member is added, lowered after one has left.
+//! The budget alone protects the quorum while no webhook answers for an eviction. So it is raised before a member is
+//! added, and lowered after one has left.
 
 use anyhow::Context;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -17,17 +18,17 @@ use tracing::info;
 use kubernetes::objects::Objects;
 use kubernetes::report::Reports;
 
-/// The field manager of ours.
+/// Our field manager.
 const FIELD_MANAGER: &str = "etcd-scaler";
 
 /// Whose budget it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Budget {
-    /// Ours, for so many evictions at once.
+    /// Ours: lets so many pods be evicted at once.
     Ours(usize),
-    /// None is wanted: one of ours goes.
+    /// None is wanted: if there is one of ours, it is deleted.
     Unwanted,
-    /// The StatefulSet's chart's, or nobody's: it is read.
+    /// That of the StatefulSet's own chart, if it has one: it is only read.
     Theirs,
 }
 
@@ -47,7 +48,7 @@ impl Budget {
 /// The budget as this run has left it.
 pub struct Kept {
     budget: Budget,
-    /// For so many members; `None`: not looked at yet.
+    /// For how many members it was last written; `None`: not yet.
     members: Option<usize>,
 }
 
@@ -57,7 +58,7 @@ impl Kept {
         Self { budget, members: None }
     }
 
-    /// Has it fit the members that there are, and before one is added those that there will be.
+    /// Has the budget fit the members that there are or, before one is added, will be.
     ///
     /// # Errors
     /// When the API server did not do it.
@@ -69,10 +70,10 @@ impl Kept {
         seen: &Observed,
         step: &Step,
     ) -> anyhow::Result<()> {
-        // Without a quorum nobody is added, removed or counted.
+        // Without a quorum it is not known how many members there are.
         let Ok(agreed) = seen.agreed() else { return Ok(()) };
         let members = agreed.members.len() + usize::from(matches!(step, Step::Add(..)));
-        // Another look at what is somebody else's says nothing new.
+        // A budget of somebody else is looked at once in a run.
         if self.members == Some(members) || (self.members.is_some() && self.budget == Budget::Theirs) {
             return Ok(());
         }
@@ -125,7 +126,7 @@ async fn keep(
     if made_by_us.is_some_and(fits) {
         return Ok(());
     }
-    // An earlier release of the chart made it with maxUnavailable, which nobody has beside minAvailable.
+    // An earlier release of the chart made it with maxUnavailable, which Kubernetes does not allow beside minAvailable.
     if ours.is_some_and(|found| found.spec.as_ref().is_some_and(|spec| spec.max_unavailable.is_some())) {
         let released = json!({ "spec": { "maxUnavailable": null, "minAvailable": min } });
         objects.budgets.patch(name, &PatchParams::default(), &Patch::Merge(&released)).await?;
@@ -144,7 +145,7 @@ async fn remove(objects: &Objects, ours: Option<&PodDisruptionBudget>) -> anyhow
     }
 }
 
-/// It goes with the StatefulSet.
+/// Our budget. The StatefulSet owns it, so it is deleted with the StatefulSet.
 fn object(target: &Target, statefulset: &StatefulSet, min: usize) -> Value {
     let selector = statefulset.spec.as_ref().map(|spec| &spec.selector);
     json!({

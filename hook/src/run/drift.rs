@@ -1,5 +1,5 @@
-//! `hook reconcile` and `hook forget`: what a person decides where etcd is no longer what the record
-//! says. The plan first; with `--yes` it is written as any other run writes the record.
+//! `hook reconcile` and `hook forget`: what a person decides if etcd is not what the record says any more. They print
+//! the plan; with `--yes` they write it, as any other run writes the record.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,9 +26,10 @@ use kubernetes::serving;
 use kubernetes::statefulset::reference;
 use kubernetes::statefulset::{adopt, understood};
 
-/// How long the Lease, and an observation that refuses, are waited for: a person does.
+/// How long the Lease is waited for, and how long an observation for which it is refused is made again. A person waits
+/// for it.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often is looked.
+/// The pause between two looks.
 const LOOK: Duration = Duration::from_millis(500);
 /// The exit code of a plan that has something to do.
 const TO_DO: u8 = 3;
@@ -102,7 +103,7 @@ async fn decide(
         };
         let (what, to_write) = match (decision, drift::plan(&seen)) {
             (_, Plan::Nothing(why)) => return Ok((format!("nothing to do: {why}"), ExitCode::SUCCESS)),
-            // One that is late is heard the next time.
+            // It may be refused only because a member answered late: look again.
             (_, Plan::Refused(_)) if again => {
                 tokio::time::sleep(LOOK).await;
                 continue;
@@ -134,13 +135,14 @@ async fn decide(
     }
 }
 
-/// It is a drift of the other kind.
+/// The sentence for a drift that is for the other command.
 fn other_way(seen: &Observed, what: String) -> String {
     let drift = seen.record.as_ref().and_then(|record| drift::recognise(&seen.target, record, &seen.answers));
     drift.map_or(what, |drift| drift.sentence())
 }
 
-/// The Lease's copy first and the record last: killed in between, the next run has the record still.
+/// Drops the Lease's copy first and the record last: if this run is killed in between, the record is still there for
+/// the next one.
 async fn forget(
     objects: &Objects,
     lease: &Lease,
@@ -152,7 +154,7 @@ async fn forget(
     let target = &seen.target;
     lease.write(None).await?;
     serving::forget(objects, lease.name()).await?;
-    // With the version that was read, as every write of the record.
+    // With the resourceVersion that was read, as every write of the record.
     let patch = json!({ "metadata": {
         "resourceVersion": statefulset.metadata.resource_version,
         "annotations": { RECORD: null, RECORDED_FOR: null },

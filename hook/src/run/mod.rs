@@ -1,5 +1,5 @@
-//! What the Job does: it observes, decides and acts until the members are as asked for. Scaling, replacing a member and
-//! following what was changed by hand are each a file.
+//! What the Job does: it observes, decides and acts until the members are as wanted. One file each for scaling, for
+//! replacing a member, and for following what was changed by hand.
 
 pub mod apply;
 pub mod bootstrap;

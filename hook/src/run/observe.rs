@@ -19,10 +19,10 @@ use kubernetes::statefulset::replicas;
 use kubernetes::statefulset::{adopt, record};
 use kubernetes::volumes::{Volumes, claim_name};
 
-/// How long one member may take to answer. Members that are away must not hold up the round.
+/// How long one member may take to answer, so that members that are away do not hold up the round.
 const ANSWER: Duration = Duration::from_millis(1500);
 
-/// The scheduler says that claims are unbound, not which; only its class tells why.
+/// Adds a claim's name and class to the trouble of its pod: the scheduler says that claims are unbound, not which.
 fn name_claims(pods: &mut BTreeMap<Ordinal, Pod>, volumes: &BTreeMap<Ordinal, Volume>) {
     for (ordinal, pod) in pods.iter_mut().filter(|(_, pod)| pod.node.is_none()) {
         let unbound = volumes.get(ordinal).filter(|volume| volume.claimed && !volume.bound && !volume.ours);
@@ -32,7 +32,7 @@ fn name_claims(pods: &mut BTreeMap<Ordinal, Pod>, volumes: &BTreeMap<Ordinal, Vo
     }
 }
 
-/// What is kept from round to round.
+/// What a run keeps from round to round.
 #[derive(Default)]
 pub struct Observer {
     volumes: Volumes,
@@ -47,7 +47,7 @@ impl Observer {
     /// Looks once.
     ///
     /// # Errors
-    /// When Kubernetes did not tell; members that do not answer are part of the observation.
+    /// When the API server did not answer. Members that do not answer are part of the observation.
     pub async fn observe(
         &mut self,
         objects: &Objects,
@@ -62,7 +62,7 @@ impl Observer {
         let copy = if record.is_none() { lease.record().await? } else { None };
         let recorded =
             record.iter().chain(&copy).flat_map(|record| record.members.keys()).max().map_or(0, |last| last + 1);
-        // One more than either: an addition that was not written down yet.
+        // One more than either: a member may have been added and not recorded yet.
         let count = desired.max(recorded).saturating_add(1).min(MOST_MEMBERS);
         let mut pods = pods::of(objects, target, &statefulset).await?;
         let older = self.older.get_or_insert_with(|| pods.values().map(|pod| pod.uid.clone()).collect());
@@ -80,7 +80,7 @@ impl Observer {
         name_claims(&mut pods, &volumes);
         let asked = (0..count).filter(|ordinal| pods.contains_key(ordinal) || *ordinal < recorded);
         let answers = etcd::observe(target, asked, ANSWER).await;
-        // Only once nothing else is left to do for them.
+        // Claims are deleted only when all members that are not wanted have left.
         let all_left = record.as_ref().is_some_and(|record| record.members.keys().copied().eq(0..desired));
         let mut claims = BTreeMap::new();
         if plan.on_scale_down == OnScaleDown::Delete && all_left {
@@ -108,12 +108,12 @@ impl Observer {
         Ok((seen, statefulset))
     }
 
-    /// A held pod of this ordinal was deleted: not a second time in this run.
+    /// Notes that a held pod of this ordinal was deleted, which is done once in a run.
     pub fn freed(&mut self, ordinal: Ordinal) {
         self.freed.insert(ordinal);
     }
 
-    /// Since when the newcomer is in the list, as far as this run has seen.
+    /// How long the newcomer is in the member list, counted from when this run first saw it there.
     fn joining_for(&mut self, seen: &Observed) -> Option<Duration> {
         let list = seen.agreed().ok()?.members;
         let joining = list.iter().find(|member| {
@@ -134,7 +134,7 @@ impl Observer {
     }
 }
 
-/// The claims of ordinals that are not wanted, by UID.
+/// The UIDs of the claims of ordinals that are not wanted.
 async fn spare_claims(
     objects: &Objects,
     target: &Target,

@@ -1,5 +1,5 @@
-//! `hook replace`: a member that is lost leaves etcd with its pod, claim and volume, and its ordinal joins
-//! anew. The plan first; with `--yes` it is done, by the same run that then has the newcomer join.
+//! `hook replace`: removes a lost member from etcd and deletes its pod, claim and volume; then its ordinal joins anew.
+//! It prints the plan; with `--yes` it does that, and goes on with the scaling run, which has the newcomer join.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -28,10 +28,10 @@ use kubernetes::statefulset::reference;
 use kubernetes::statefulset::{adopt, understood};
 use kubernetes::volumes::{self, claim_name};
 
-/// How long what refuses is looked at again, and how long a member has to be lost in every look: one that is late is heard
-/// the next time.
+/// How long an observation for which it is refused is made again, and how long a member must be seen as lost in every
+/// look: a member that is only late answers the next time.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often is looked.
+/// The pause between two looks.
 const LOOK: Duration = Duration::from_millis(500);
 /// The exit code of a plan that has something to do.
 const TO_DO: u8 = 3;
@@ -87,7 +87,7 @@ pub async fn run(asked: Asked, run: Run, yes: bool) -> anyhow::Result<ExitCode> 
     }
 }
 
-/// Until the member is out with all it had; without `yes` the plan.
+/// Removes the member with all that it had. Without `yes` returns the plan instead.
 async fn clear(
     asked: Asked,
     objects: &Objects,
@@ -104,7 +104,7 @@ async fn clear(
     let mut observer = Observer::default();
     let refuses_until = end.min(Instant::now() + PATIENCE);
     let mut waits = Waits::default();
-    // Since when each look said that it is lost.
+    // Since when every look has said that it is lost.
     let mut lost_since = None;
     loop {
         let round = async {
@@ -234,7 +234,7 @@ async fn left(
         }
     };
     let ending = found.as_ref().is_some_and(|claim| claim.metadata.deletion_timestamp.is_some());
-    // The controller makes a claim with each pod: one that has nothing is the newcomer's already.
+    // The controller makes a claim with each pod, so a claim without a volume is the newcomer's already.
     let old = volume || found.as_ref().is_some_and(|claim| !volumes::is_unbound(claim));
     Ok(Left { claim: old && found.is_some() && !ending, storage: old || ending, node_is_away })
 }

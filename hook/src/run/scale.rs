@@ -36,16 +36,17 @@ use kubernetes::statefulset::{adopt, record, understood};
 use kubernetes::statefulset::{reference, replicas};
 use operate::validate::{self, Asked};
 
-/// How often is looked while there is only waiting to do.
+/// The pause between two looks while there is nothing to do but wait.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often etcd writes an entry for a member that has started and is not heard ([`Observed::may_wait_for_entry`]).
+/// The pause between two log entries that etcd is asked to write for a member that has started and does not answer
+/// ([`Observed::may_wait_for_entry`]).
 const ENTRY: Duration = Duration::from_secs(1);
-/// What a run past its deadline has to undo a join that is half done. The Job's
-/// activeDeadlineSeconds lies behind it.
+/// How long a run past its deadline may take to undo a join that is half done. The Job's activeDeadlineSeconds is later
+/// (30 s after the deadline).
 const UNDO: Duration = Duration::from_secs(20);
-/// One HashKV reads every key: minutes on a large database.
+/// How long the comparison of the keys may take: a HashKV reads every key, which takes minutes on a large database.
 const COMPARE: Duration = Duration::from_secs(120);
-/// So many differing keys are read by the comparison; how many there are is counted.
+/// How many differing keys the comparison names. It counts all of them.
 const NAMED: usize = 10;
 
 /// What started the run.
@@ -106,11 +107,11 @@ impl ScaleArgs {
 
 /// What one run is told.
 pub struct Run {
-    /// The cluster, but for the headless Service's name.
+    /// The cluster, without the headless Service's name, which the live StatefulSet tells.
     pub target: Target,
     /// How volumes are made.
     pub plan: VolumePlan,
-    /// What is looked at before members join.
+    /// What is checked and taken before members change.
     pub before: Before,
     /// Whose PodDisruptionBudget there is.
     pub budget: Budget,
@@ -185,15 +186,15 @@ pub async fn run(run: Run) -> anyhow::Result<()> {
     }
 }
 
-/// What the record says elsewhere: in the Lease, which outlives the StatefulSet, and in the Role that
-/// the admission policy asks. A StatefulSet that was made again, a Lease or a Role that was deleted,
-/// an earlier run that was killed: either may differ.
+/// Brings the copies of the record up to date: in the Lease, which outlives the StatefulSet, and in the Role that the
+/// admission policy asks. They may differ if the StatefulSet was made again, the Lease or the Role deleted, or an
+/// earlier run killed.
 async fn keep_the_copies(objects: &Objects, target: &Target, lease: &Lease) -> anyhow::Result<()> {
     let statefulset = objects.statefulset(target).await?;
     let Some(record) = record(&statefulset)? else {
         return Ok(());
     };
-    // One that cannot be read is no copy.
+    // A copy that cannot be read is written again.
     if lease.record().await.ok().flatten().as_ref() != Some(&record) {
         lease.write(Some(&record)).await?;
     }
@@ -220,14 +221,14 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Brings the cluster to the desired count, which is returned.
+    /// Brings the cluster to the desired count, and returns that count.
     async fn until_done(&self, target: &mut Target, lease: &mut Lease) -> anyhow::Result<u32> {
         let mut observer = Observer::default();
         let mut waits = Waits::default();
         let mut budget = Kept::new(self.budget);
         let mut last_entry = Instant::now();
         let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
-        // Why the run has ended but for undoing what is half done.
+        // Why the run fails; it only undoes what is half done before it ends.
         let mut over: Option<anyhow::Error> = None;
         loop {
             let round = async {
@@ -256,12 +257,13 @@ impl Work<'_> {
                 over = Some(error);
             }
             if self.end + UNDO < Instant::now() {
-                // What `over` says of the member list holds only once the undo is done.
+                // The error in `over` says that the member list is as before, which is true only after the undo. So
+                // this is another error.
                 bail!(
                     "the deadline passed before what was half done was undone: a newcomer may still be in etcd's member list (etcdctl member list); the next run goes on from there"
                 );
             }
-            // Before a member is added; past the deadline only what is half done is undone.
+            // The budget is raised before a member is added. Not past the deadline, when the run only undoes.
             if over.is_none() {
                 let follow = budget.follow(self.objects, self.reports, &statefulset, &seen, &step);
                 match self.bounded(follow).await {
@@ -277,7 +279,7 @@ impl Work<'_> {
             match step {
                 Step::Done => return Ok(seen.desired),
                 Step::Fail(why) => match waits.lasting() {
-                    // Too little time is left for a join because it went into something else.
+                    // Too little time is left for a join, because the run had to wait for something else.
                     Some((what, seconds)) if left < self.join_deadline => bail!(
                         "{why}. It had waited {seconds} s for {what}: see to that first (kubectl describe pods -n {})",
                         target.namespace
@@ -287,7 +289,7 @@ impl Work<'_> {
                 Step::Wait(what) => {
                     waits.say(&what);
                     if last_entry.elapsed() >= ENTRY && seen.may_wait_for_entry() {
-                        // Not written, or not in time: the next look tells what is wrong.
+                        // If it is not written in time, the next look tells why.
                         let apply = self.apply(lease, &seen, &statefulset);
                         let _ = tokio::time::timeout(ENTRY, apply.write_entry()).await;
                         last_entry = Instant::now();
@@ -317,8 +319,8 @@ impl Work<'_> {
             }
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
-                // Nothing is undone: the launcher's next run goes on from here, and taking a member
-                // back that has started would leave data behind that no later run may use.
+                // A join is not undone now: the next run, which the launcher starts, goes on from here. If a member
+                // that has started were removed, its data would be left behind, and no later run could use it.
                 _ = terminate.recv() => bail!("the Job was told to stop (SIGTERM); the next run goes on from here"),
             }
         }
@@ -329,7 +331,7 @@ impl Work<'_> {
         Apply { objects, lease, reports, plan, seen, statefulset }
     }
 
-    /// Nothing is waited for past the time that undoing has.
+    /// Runs `work`, but not past the time that the undo may take.
     async fn bounded<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
         match tokio::time::timeout_at(self.end + UNDO, work).await {
             Ok(result) => result,
@@ -345,7 +347,7 @@ fn deadline_error(seen: &Observed, waits: &Waits, step: &Step) -> anyhow::Error 
     }
 }
 
-/// Compares all members' keys, key by key where their hashes differ, and writes down what was found.
+/// Compares all members' keys, key by key if their hashes differ, and writes what was found into the StatefulSet.
 async fn validate(objects: &Objects, target: &Target, reports: &Reports) -> anyhow::Result<String> {
     let asked = Asked { keys: false, named: NAMED, deadline: COMPARE };
     let end = Instant::now() + COMPARE;
@@ -371,7 +373,7 @@ async fn validate(objects: &Objects, target: &Target, reports: &Reports) -> anyh
     }
 }
 
-/// Writes what was found into the StatefulSet, where it is news.
+/// Writes what was found into the StatefulSet, if it is news.
 async fn note(objects: &Objects, target: &Target, status: Status, found: &str) -> anyhow::Result<()> {
     let statefulset = objects.statefulset(target).await?;
     let before = statefulset.metadata.annotations.as_ref().and_then(|all| Summary::parse(all.get(SUMMARY)?));

@@ -1,21 +1,21 @@
-//! What a run waits for, told to who reads its log.
+//! What a run waits for, for its log.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::info;
 
-/// How often a wait that goes on is said again.
+/// After how long a wait that goes on is said again.
 const REPEAT: Duration = Duration::from_secs(10);
 
-/// What is being waited for, said once and then now and again.
+/// What is being waited for; it is said once, and again after [`REPEAT`].
 #[derive(Default)]
 pub struct Waits {
     what: Option<(String, Instant, Instant)>,
 }
 
 impl Waits {
-    /// Says it where it is another one, or has not been said for a while.
+    /// Says what is waited for, if it is something new or was last said a while ago.
     pub fn say(&mut self, what: &str) {
         let now = Instant::now();
         match &mut self.what {

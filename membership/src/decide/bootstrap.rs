@@ -1,10 +1,11 @@
-//! Whether etcd may start where no cluster is recorded: as a new cluster, on what an earlier one left
-//! behind, or not before a person has said which.
+//! Whether etcd may start in a StatefulSet without a record: as a new cluster, on the data that an earlier cluster left
+//! behind, or only when a person has said which.
 //!
-//! The chart's etcd pods have their cluster's token from a ConfigMap that only the Job writes, so none
-//! starts before this is decided (docs/decisions/0042-a-new-cluster-is-a-decision.md). A new cluster begins at once
-//! where nothing old was found and every place was looked at; a cluster whose claims are all there starts again at
-//! once; everything else asks. What the person says names what was found, so that it counts for that alone.
+//! The chart's etcd pods read the cluster's token from a ConfigMap that only the Job writes, so no etcd starts before
+//! this is decided (docs/decisions/0042-a-new-cluster-is-a-decision.md). If every place was looked at and nothing old was found, a new cluster begins
+//! at once. If all claims of an earlier cluster are there, and the count is that cluster's, it starts again at once. In
+//! every other case a person is asked. The answer contains a hash of what was found, so that it counts for that finding
+//! alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,29 +21,29 @@ pub use said::not_decided_in_time;
 /// The claim of an ordinal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// There is none.
+    /// There is no claim.
     Absent,
-    /// Made for this StatefulSet, or never bound: nobody has written to it.
+    /// It was made for this StatefulSet, or was never bound: nobody has written to it.
     Fresh,
-    /// Older than the StatefulSet, and bound.
+    /// It is older than the StatefulSet, and bound: it may hold data of an earlier cluster.
     Kept,
 }
 
 /// What is in a data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Data {
-    /// Nobody has looked.
+    /// Nobody has looked into it.
     NotLooked {
         /// Why not yet, or not at all.
         why: String,
-        /// Whether it will be known by waiting.
+        /// Whether waiting helps: somebody will look.
         comes: bool,
     },
-    /// etcd would start as new there.
+    /// It is empty.
     Empty,
-    /// There is a log, and it cannot be read.
+    /// It holds a write-ahead log that cannot be read.
     Unreadable,
-    /// A member's.
+    /// It holds a member's data.
     Member {
         /// The member.
         member: Id,
@@ -51,7 +52,7 @@ pub enum Data {
     },
 }
 
-/// The pod of an ordinal, as far as its start matters.
+/// The pod of an ordinal, as far as it matters for etcd's first start.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Pod {
     /// Its UID.
@@ -60,28 +61,28 @@ pub struct Pod {
     pub node: Option<String>,
     /// Being deleted.
     pub terminating: bool,
-    /// Its data directory was emptied: what was in it is set aside.
+    /// The init container that sets old data aside has ended well: the data directory is empty.
     pub cleared: bool,
-    /// It has the init container that does so.
+    /// It has that init container.
     pub clears: bool,
-    /// It was made less than a few seconds ago.
+    /// It was made less than 3 s ago.
     pub young: bool,
-    /// How etcd starts on an empty directory comes from its annotations, which can be changed.
+    /// How its etcd starts on an empty directory comes from annotations of the pod, so the Job can change it.
     pub may_settle: bool,
-    /// They say that it does not.
+    /// These annotations say that it does not start on an empty directory.
     pub settled: bool,
 }
 
-/// Where an ordinal's data is, or may be.
+/// Everything about where an ordinal's data is, or may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Its claim.
     pub claim: Claim,
-    /// The volume that is kept for an earlier claim of that name: its name, and the node it is tied to.
+    /// The volume that is still reserved for an earlier claim of that name: its name, and the node it is tied to.
     pub kept: Option<(String, Option<String>)>,
     /// What is in the directory that its pod mounted.
     pub data: Data,
-    /// The node that the volume which its claim has, or is to have, is tied to.
+    /// The node that its volume is tied to.
     pub tied_to: Option<String>,
     /// Its pod.
     pub pod: Option<Pod>,
@@ -96,59 +97,60 @@ pub struct Seen<'a> {
     pub desired: u32,
     /// By ordinal, each up to [`MOST_MEMBERS`].
     pub places: BTreeMap<Ordinal, Place>,
-    /// The Lease's copy of the record of an earlier StatefulSet.
+    /// The copy in the Lease of an earlier StatefulSet's record.
     pub copy: Option<Record>,
     /// The name of the Lease.
     pub lease: &'a str,
-    /// What a person wrote.
+    /// What a person answered, in the annotation or by the value `etcd.bootstrap`.
     pub word: Option<&'a str>,
-    /// What the Job is doing on such a word.
+    /// What the Job already does on such an answer.
     pub decided: Option<Decided>,
-    /// Pods are made one after the other, each when the one before it is Ready.
+    /// OrderedReady: each pod is made when the one before it is Ready.
     pub ordered: bool,
-    /// It was waited long enough for what can still be looked at.
+    /// Places that will still be looked at were waited for long enough.
     pub patient: bool,
 }
 
 /// A step before etcd may start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Look again; what is waited for.
+    /// Look again later; what is waited for.
     Wait(String),
-    /// A person has to say what is meant.
+    /// End the run with this question: a person has to say what is meant.
     Ask(String),
-    /// Write down what is done now.
+    /// Write into the StatefulSet what a person has decided.
     Decide(Decided),
-    /// Let the kept volume of an ordinal be bound by the claim that is there now.
+    /// Clear the earlier claim's UID from an ordinal's volume, so that the claim that is there now can be bound to it.
     Free(Ordinal),
     /// Write into a pod, by UID, that its etcd does not start on an empty directory.
     Settle(Ordinal, String),
     /// Delete a pod, by UID, whose etcd never started; why.
     Renew(Ordinal, String, String),
-    /// Write the token: etcd starts. What is said of it.
+    /// Write the token, so that etcd starts; what is said about it.
     Start(String),
 }
 
-/// The token of the cluster that begins in a StatefulSet: another one at each bootstrap, so that the
-/// cluster's ID is another one and etcd itself refuses an old member (`uid`: the StatefulSet's).
+/// The token of the cluster that begins in a StatefulSet; `uid`: the StatefulSet's. Each bootstrap has another token
+/// and so another cluster ID, by which etcd itself refuses a member of an earlier cluster.
 #[must_use]
 pub fn token(target: &Target, uid: &str) -> String {
     format!("{}.{}.{uid}", target.statefulset, target.namespace)
 }
 
-/// Decides.
+/// The next step. Pure: the same observation gives the same step.
 #[must_use]
 pub fn next_step(seen: &Seen) -> Step {
     decide(seen).unwrap_or_else(|stop| stop)
 }
 
-/// `Ok` and `Err` are both the answer: `?` ends the decision where a rule has one.
+/// The rules in their order. `Err(step)` is no failure: it means "stop here, this step comes first". A rule that has
+/// nothing to do returns `Ok`, and `?` goes on to the next rule.
 fn decide(seen: &Seen) -> Result<Step, Step> {
     let evidence = evidence(seen);
     let said = seen.word.and_then(|word| word_for(word, &evidence));
     match (seen.decided, said) {
         (None, Some(said)) => Ok(Step::Decide(said)),
-        // Another word about what is found now.
+        // The person has changed the answer.
         (Some(Decided::TakeBack), Some(Decided::Anew)) => Ok(Step::Decide(Decided::Anew)),
         (Some(Decided::Anew), Some(Decided::TakeBack)) => Ok(Step::Decide(Decided::TakeBack)),
         (Some(Decided::TakeBack), _) => take_back(seen, &evidence),
@@ -157,7 +159,7 @@ fn decide(seen: &Seen) -> Result<Step, Step> {
     }
 }
 
-/// What speaks for an earlier cluster, each in a few words that do not change with time.
+/// Everything that points to an earlier cluster, each in a few words that do not change with time.
 fn evidence(seen: &Seen) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (&ordinal, place) in &seen.places {
@@ -186,7 +188,7 @@ fn evidence(seen: &Seen) -> BTreeSet<String> {
     found
 }
 
-/// A short name of what was found.
+/// A short hash of what was found, which the answer has to contain.
 fn code(evidence: &BTreeSet<String>) -> String {
     let bytes = evidence.iter().flat_map(|line| line.bytes().chain([b'\n']));
     let hash =
@@ -194,7 +196,7 @@ fn code(evidence: &BTreeSet<String>) -> String {
     format!("{:08x}", (hash >> 32) ^ (hash & 0xffff_ffff))
 }
 
-/// What a person's word means, where it is about what is found now.
+/// What a person's answer means; `None`: it is no answer to what is found now.
 fn word_for(word: &str, evidence: &BTreeSet<String>) -> Option<Decided> {
     let (decided, about) = word.rsplit_once('-')?;
     let decided = Decided::parse(decided)?;
@@ -205,7 +207,7 @@ fn wanted<'a>(seen: &'a Seen) -> impl Iterator<Item = (Ordinal, &'a Place)> {
     seen.places.range(..seen.desired).map(|(&ordinal, place)| (ordinal, place))
 }
 
-/// Whether its pod is made only once those before it are Ready, so that nobody can look there now.
+/// Whether its pod is made only when those before it are Ready, so that nobody can look there now.
 fn to_be_made(seen: &Seen, place: &Place) -> bool {
     seen.ordered && place.pod.is_none()
 }
@@ -221,7 +223,7 @@ fn undecided(seen: &Seen, evidence: &BTreeSet<String>) -> Result<Step, Step> {
         settle(seen)?;
         return Ok(Step::Start(said::starts_again(seen, cluster)));
     }
-    // A kept volume is mounted by nobody before it is decided.
+    // Not waited for are volumes reserved for an earlier claim: no pod mounts them before the decision.
     let waits = to_look(seen, |place| place.kept.is_none());
     let looked_for = || Step::Wait(said::look(seen, &waits));
     match (evidence.is_empty(), waits.is_empty()) {
@@ -232,8 +234,8 @@ fn undecided(seen: &Seen, evidence: &BTreeSet<String>) -> Result<Step, Step> {
     }
 }
 
-/// Whether what is there is an earlier StatefulSet's cluster as a whole, by its claims, and the count is its
-/// own; which cluster, where that was seen.
+/// `Some`, if all claims of an earlier StatefulSet's cluster are there and the count is that cluster's; has the
+/// cluster's ID, if that was seen.
 fn continues(seen: &Seen) -> Option<Option<Id>> {
     let all_kept = wanted(seen).all(|(_, place)| place.claim == Claim::Kept);
     let freed = seen.places.values().any(|place| place.kept.is_some());
@@ -260,7 +262,7 @@ fn continues(seen: &Seen) -> Option<Option<Id>> {
                     return None;
                 }
             }
-            // Only the record tells then whose it is. A pod that is made later is settled by nobody.
+            // Nobody has looked, so only the record tells whose data it is. Not where a look is still to come.
             Data::NotLooked { comes, .. } if record.is_some() && (!comes || to_be_made(seen, place)) => {}
             Data::Empty if record.is_some() && !settled(ordinal) => {}
             _ => return None,
@@ -269,7 +271,7 @@ fn continues(seen: &Seen) -> Option<Option<Id>> {
     Some(cluster)
 }
 
-/// Has every pod say that it does not start as new.
+/// Writes into every pod's annotations that its etcd does not start on an empty directory.
 fn settle(seen: &Seen) -> Result<(), Step> {
     for (ordinal, place) in wanted(seen) {
         match &place.pod {
@@ -287,7 +289,8 @@ fn free(seen: &Seen) -> Result<(), Step> {
     kept.map_or(Ok(()), |(ordinal, _)| Err(Step::Free(ordinal)))
 }
 
-/// etcd starts where the data of one cluster is, and nowhere else, so it cannot become two.
+/// The answer is "take back": etcd starts where data of one cluster is, and nowhere else, so there cannot be two
+/// clusters.
 fn take_back(seen: &Seen, evidence: &BTreeSet<String>) -> Result<Step, Step> {
     free(seen)?;
     room(seen)?;
@@ -305,7 +308,7 @@ fn take_back(seen: &Seen, evidence: &BTreeSet<String>) -> Result<Step, Step> {
                 }
             }
             Data::Unreadable => return refuse(said::unreadable(seen, ordinal)),
-            // Where its start cannot be told by its annotations, it would begin a cluster of its own.
+            // It has no data, and its start does not come from its annotations, so it would begin a cluster of its own.
             Data::Empty | Data::NotLooked { .. } if !place.pod.as_ref().is_some_and(|pod| pod.may_settle) => {
                 return refuse(said::would_begin(seen, ordinal));
             }
@@ -331,8 +334,9 @@ fn take_back(seen: &Seen, evidence: &BTreeSet<String>) -> Result<Step, Step> {
     Ok(Step::Start(said::taken_back(seen, cluster, members.len())))
 }
 
-/// Pods were scheduled before the kept volumes were let go: one may be on the only node that another's volume is on,
-/// where members share no node. It is made again elsewhere; nothing was written yet.
+/// Makes room: pods were scheduled before the kept volumes could be bound, so a pod may be on the only node that
+/// another's volume is tied to, where members share no node. It is deleted and made again elsewhere; nothing was
+/// written yet.
 fn room(seen: &Seen) -> Result<(), Step> {
     for (ordinal, place) in wanted(seen) {
         let unscheduled = place.pod.as_ref().is_some_and(|pod| pod.node.is_none() && !pod.terminating);
@@ -351,7 +355,8 @@ fn room(seen: &Seen) -> Result<(), Step> {
     Ok(())
 }
 
-/// What is there is set aside by an init container that the webhook adds; etcd starts when that is done everywhere.
+/// The answer is "anew": an init container that the webhook adds sets old data aside. etcd starts when that is done in
+/// every place.
 fn anew(seen: &Seen) -> Result<Step, Step> {
     free(seen)?;
     room(seen)?;

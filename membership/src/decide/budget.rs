@@ -1,8 +1,8 @@
-//! The PodDisruptionBudget of etcd's pods: what it has to say, and what somebody else's says.
+//! The PodDisruptionBudget of etcd's pods: what ours must be, and what is wrong with somebody else's.
 //!
-//! Kubernetes holds `maxUnavailable` against the controller's count, `spec.replicas`. Lowered before the members have left,
-//! it lets as many be evicted as there are too many, and etcd still counts their votes. An integer `minAvailable` is held
-//! against the pods that are Ready, whatever the count is.
+//! Kubernetes computes `maxUnavailable` from the controller's count, `spec.replicas`. If that is lowered before the
+//! members have left, the pods of as many members may be evicted at once, and etcd still counts their votes. An integer
+//! `minAvailable` counts the pods that are Ready, whatever `spec.replicas` is.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ use crate::know::names::Target;
 use crate::know::object::{get, list, text};
 use crate::know::quorum::quorum;
 
-/// How many pods must stay Ready, of so many members, where at most so many are to be evicted at once.
+/// How many pods must stay Ready of `members`, if at most `at_once` may be evicted at once.
 ///
-/// One member serves nobody while its node is drained, however that is asked for.
+/// A single member may always be evicted: while its node is drained it serves nobody, whatever the budget says.
 #[must_use]
 pub fn min_available(members: usize, at_once: usize) -> usize {
     match (members, at_once) {
@@ -24,7 +24,7 @@ pub fn min_available(members: usize, at_once: usize) -> usize {
     }
 }
 
-/// The budgets among these, not being `ours`, that select pods with the labels of the StatefulSet's.
+/// The budgets that select the StatefulSet's pods, without the one that is called `ours`.
 #[must_use]
 pub fn others<'a>(budgets: &'a [Value], statefulset: &Value, ours: Option<&str>) -> Vec<&'a Value> {
     let labels = get(statefulset, &["spec", "template", "metadata", "labels"]).and_then(Value::as_object);
@@ -34,7 +34,8 @@ pub fn others<'a>(budgets: &'a [Value], statefulset: &Value, ours: Option<&str>)
     budgets.iter().filter(|budget| ours.is_none() || Some(name(budget)) != ours).filter(selects).collect()
 }
 
-/// As Kubernetes has it: each label and each expression; an empty selector selects all.
+/// Whether a selector matches, as Kubernetes has it: each label and each expression must; an empty selector matches
+/// all.
 fn selects(selector: &Value, labels: &BTreeMap<&str, &str>) -> bool {
     let exact = get(selector, &["matchLabels"]).and_then(Value::as_object).into_iter().flatten();
     let mut exact = exact.map(|(key, value)| labels.get(key.as_str()).copied() == value.as_str());
@@ -56,7 +57,7 @@ fn name(budget: &Value) -> &str {
     text(budget, &["metadata", "name"]).unwrap_or_default()
 }
 
-/// What is to be said of somebody else's budgets for a StatefulSet that is theirs.
+/// The warning about somebody else's budgets, for a StatefulSet of another chart.
 #[must_use]
 pub fn warning(target: &Target, budgets: &[&Value], members: usize) -> Option<String> {
     let needed = min_available(members, 1);
@@ -86,7 +87,7 @@ pub fn warning(target: &Target, budgets: &[&Value], members: usize) -> Option<St
     }
 }
 
-/// What is to be said where ours is not kept because of these.
+/// The warning that there is no budget of ours because of these.
 #[must_use]
 pub fn in_the_way(target: &Target, budgets: &[&Value]) -> String {
     let names = budgets.iter().map(|budget| name(budget)).collect::<Vec<_>>().join(", ");

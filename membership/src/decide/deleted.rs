@@ -1,22 +1,22 @@
-//! Which etcd an upgrade of its release would delete: a StatefulSet that the chart made and does not have any more, because
-//! its name was changed or `etcd.enabled` is off. Kubernetes sees a deletion as at an uninstall; only before the upgrade
-//! is it known that the release stays.
+//! Whether an upgrade would delete the etcd of its release: a StatefulSet that the chart made and does not render any
+//! more, because its name was changed or `etcd.enabled` is off. For Kubernetes that deletion looks like an uninstall;
+//! only before the upgrade is it known that the release stays.
 
 use serde_json::Value;
 
 use crate::know::names::INITIAL_CLUSTER;
 use crate::know::object::{annotation, text};
 
-/// What the release is about to be.
+/// The release as it would be after the upgrade.
 #[derive(Clone, Copy, Debug)]
 pub struct Release<'a> {
     /// Its name.
     pub name: &'a str,
-    /// The name of this chart in it: an alias, where a parent chart has two of them.
+    /// The name of this chart in it; an alias, if a parent chart has it twice.
     pub chart: &'a str,
-    /// The StatefulSet that it has then, if one of the chart's own.
+    /// The StatefulSet that it renders, if the chart's own etcd is enabled.
     pub keeps: Option<&'a str>,
-    /// The StatefulSet that a person wants to be deleted; empty: none.
+    /// The StatefulSet that a person allows to be deleted (`etcd.deletes`); empty: none.
     pub deletes: &'a str,
 }
 
@@ -43,8 +43,9 @@ impl Release<'_> {
         !stays && self.has(object) && text(object, &["metadata", "deletionTimestamp"]).is_none()
     }
 
-    /// Whether this chart made it for this release: a parent chart's own etcd may have the same labels but for the last,
-    /// and so has that of another alias. Before there was that label the chart's pods took their start from our annotation.
+    /// Whether this chart made the StatefulSet for this release. The label `part-of` decides: a parent chart's own
+    /// etcd, or that of another alias, may have all other labels too. One made before the chart had that label is known
+    /// by our annotation in its template.
     fn has(&self, object: &Value) -> bool {
         let label = |key: &str| text(object, &["metadata", "labels", key]);
         let theirs = annotation(object, "meta.helm.sh/release-name").is_none_or(|owner| owner == self.name);

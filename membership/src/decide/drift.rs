@@ -1,9 +1,9 @@
-//! Drift: etcd is no longer what the record says, and it was not a scale of ours that made it so.
+//! Drift: etcd is not what the record says any more, and no scale of ours made the difference.
 //!
-//! A member removed, added or replaced by hand; another cluster under the same names, after a
-//! restore; one member that answers as a cluster of its own. [`recognise`] names it wherever a scale
-//! is refused for it, [`plan`] says what `hook reconcile` or `hook forget` would write. Neither
-//! guesses: what was not positively seen is refused.
+//! For example: a member was removed, added or replaced by hand; another cluster answers under the same names, after a
+//! restore; one member answers as a cluster of its own. [`recognise`] names the drift for which a scale is refused,
+//! [`plan`] says what `hook reconcile` or `hook forget` would write. Neither guesses: what was not positively seen is
+//! refused.
 
 use std::collections::BTreeMap;
 
@@ -15,9 +15,9 @@ use crate::know::record::{Record, Recorded, State};
 /// What was found, and the way out, for a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drift {
-    /// What differs, without an end.
+    /// What differs, without a full stop.
     pub found: String,
-    /// What to do, whole sentences.
+    /// What to do, in whole sentences.
     pub way_out: String,
 }
 
@@ -29,16 +29,16 @@ impl Drift {
     }
 }
 
-/// What a person may have written.
+/// What `hook reconcile` or `hook forget` may write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// Record and member list are the same, or the next run mends the difference by itself.
+    /// Nothing: record and member list are the same, or the next run corrects the difference by itself. Which.
     Nothing(String),
-    /// This record follows the member list; each difference and what becomes of it.
+    /// `hook reconcile`: this record, which follows the member list; each difference and what becomes of it.
     Reconcile(Record, Vec<String>),
-    /// The record is another cluster's: it is dropped. Why.
+    /// `hook forget`: the record is another cluster's and is dropped. Why.
     Forget(String),
-    /// Neither; what, why, and what to do.
+    /// Neither may; what, why, and what to do.
     Refused(String),
 }
 
@@ -68,12 +68,12 @@ fn run(target: &Target, subcommand: &str) -> String {
     )
 }
 
-/// `etcdctl member remove`, asked of a member of this list.
+/// The command `etcdctl member remove`, run in the pod of a member that holds this list.
 fn removal(target: &Target, answers: &BTreeMap<Ordinal, Answered>, live: &Agreed, member: &ListedMember) -> String {
     format!("{} member remove {}", teller(target, answers, live), member.id)
 }
 
-/// etcdctl, in the pod of a member that tells this list.
+/// The command that runs etcdctl in the pod of a member that holds this list.
 fn teller(target: &Target, answers: &BTreeMap<Ordinal, Answered>, live: &Agreed) -> String {
     let holds =
         |view: &crate::know::observed::View| view.agreed.cluster == live.cluster && view.agreed.members == live.members;
@@ -87,8 +87,7 @@ fn teller(target: &Target, answers: &BTreeMap<Ordinal, Answered>, live: &Agreed)
     )
 }
 
-/// What makes the members that answer other ones than the recorded; none where it is not known
-/// either.
+/// The drift by which the members that answer are not the recorded ones. `None`: there is none, or it is not known.
 #[must_use]
 pub fn recognise(target: &Target, record: &Record, answers: &BTreeMap<Ordinal, Answered>) -> Option<Drift> {
     if let Some(drift) = split(target, record, answers) {
@@ -102,7 +101,7 @@ pub fn recognise(target: &Target, record: &Record, answers: &BTreeMap<Ordinal, A
     }
 }
 
-/// A member that no record can name, where there is none yet.
+/// A member at no pod of the StatefulSet, while there is no record yet: none could be written that names it.
 #[must_use]
 pub fn unnamed(target: &Target, answers: &BTreeMap<Ordinal, Answered>) -> Option<Drift> {
     let live = agreed(target, answers, None).ok()?;
@@ -141,7 +140,8 @@ pub fn split(target: &Target, record: &Record, answers: &BTreeMap<Ordinal, Answe
     })
 }
 
-/// A member whose peer URL is no pod's of the StatefulSet: one of its own under another spelling, or one elsewhere.
+/// The drift of a member whose peer URL is not that of any pod: it is in one of our pods with the URL spelled in
+/// another way, or it runs elsewhere.
 #[must_use]
 pub fn stranger(target: &Target, answers: &BTreeMap<Ordinal, Answered>, live: &Agreed, member: &ListedMember) -> Drift {
     let is_free = |ordinal: &Ordinal| live.members.iter().all(|it| ordinal_of(target, it) != Some(*ordinal));
@@ -166,8 +166,9 @@ pub fn stranger(target: &Target, answers: &BTreeMap<Ordinal, Answered>, live: &A
     }
 }
 
-/// The pod that a member is in, however its peer URL is spelled: who answers with its ID, or by the name that it has
-/// given itself or is reached by. One that is away now is no stranger.
+/// The ordinal of the pod that a member is in, also if its peer URL is spelled in another way than ours: by its peer
+/// URL, by who answers with its ID, by its name, or by the host in its URL. So a member that is away now is no
+/// stranger.
 #[must_use]
 pub fn at_pod(target: &Target, answers: &BTreeMap<Ordinal, Answered>, member: &ListedMember) -> Option<Ordinal> {
     let answering = |(&ordinal, answered): (&Ordinal, &Answered)| {
@@ -183,7 +184,7 @@ pub fn at_pod(target: &Target, answers: &BTreeMap<Ordinal, Answered>, member: &L
         .or_else(|| member.peer_urls.iter().find_map(host))
 }
 
-/// A member in a pod of ours whose peer URL is not its pod's, and all others of which that is so.
+/// A member in a pod of ours with another peer URL than its pod's. The way out has the commands for all such members.
 fn spelled_otherwise(
     target: &Target,
     answers: &BTreeMap<Ordinal, Answered>,
@@ -246,7 +247,7 @@ pub fn changed(target: &Target, record: &Record, listed: &[(Ordinal, &ListedMemb
     })
 }
 
-/// Where exactly the highest members were removed, the count can follow them.
+/// The way out by the count: it can be lowered, if exactly the highest members were removed.
 fn follow(listed: &[(Ordinal, &ListedMember)], record: &Record) -> String {
     let count = u32::try_from(listed.len()).unwrap_or(u32::MAX);
     let lower = (0..count).eq(listed.iter().map(|(ordinal, _)| *ordinal)) && count < record.count();
@@ -256,8 +257,8 @@ fn follow(listed: &[(Ordinal, &ListedMember)], record: &Record) -> String {
     format!("If who was removed is to stay out, let the count follow (helm upgrade --set etcd.replicaCount={count}). ")
 }
 
-/// Each difference between the recorded members and the list, at its ordinal. Who joins or leaves is
-/// the next run's own business.
+/// Each difference between the recorded members and the list, with its ordinal. Members that are joining or leaving are
+/// left out: the next run takes care of them.
 fn differences(target: &Target, record: &Record, listed: &[(Ordinal, &ListedMember)]) -> Vec<(Ordinal, String)> {
     let mut found = Vec::new();
     let settled = record.members.iter().filter(|(_, recorded)| recorded.state.is_settled());
@@ -310,7 +311,7 @@ fn decide(seen: &Observed) -> Result<Plan, String> {
         Err(member) => return Err(stranger(target, &seen.answers, &live, member).sentence()),
     };
     if nothing {
-        // A first record with a gap is a person's to allow.
+        // If the list has no gap, the next run writes the first record by itself. With a gap a person has to allow it.
         if listed.iter().map(|(ordinal, _)| *ordinal).eq((0..).take(listed.len())) {
             return Ok(Plan::Nothing(format!("{target} has no record: the next run writes it from what answers")));
         }
@@ -329,7 +330,7 @@ fn decide(seen: &Observed) -> Result<Plan, String> {
     Ok(Plan::Reconcile(after.clone(), what.collect()))
 }
 
-/// The record as the list has it.
+/// The record that follows the member list.
 fn after(
     seen: &Observed,
     record: &Record,
@@ -361,7 +362,7 @@ fn after(
     Ok(after)
 }
 
-/// What becomes of an ordinal once the record is this.
+/// What becomes of an ordinal once `after` is the record.
 fn becomes(seen: &Observed, after: &Record, ordinal: Ordinal) -> String {
     let (wanted, count) = (ordinal < seen.desired, seen.desired);
     match after.members.get(&ordinal) {
@@ -382,7 +383,7 @@ fn becomes(seen: &Observed, after: &Record, ordinal: Ordinal) -> String {
     }
 }
 
-/// The record is another cluster's. Not while that may live.
+/// Drops the record of another cluster, unless that cluster may be alive.
 fn forget(seen: &Observed, record: &Record, live: &Agreed) -> Result<Plan, String> {
     let target = &seen.target;
     let answers = seen.answers.iter().filter_map(|(&ordinal, answered)| Some((ordinal, answered.as_ref().ok()?)));
@@ -407,8 +408,8 @@ fn forget(seen: &Observed, record: &Record, live: &Agreed) -> Result<Plan, Strin
     )))
 }
 
-/// That those recorded members which do not tell this list cannot be a quorum among themselves:
-/// they might be the living cluster, unheard.
+/// Refuses if the recorded members that run and do not hold this list would be a quorum among themselves: they might be
+/// the recorded cluster, alive and not heard.
 fn heard(seen: &Observed, record: &Record, live: &Agreed) -> Result<(), String> {
     let target = &seen.target;
     let tells: Vec<Ordinal> = views(&seen.answers)

@@ -1,8 +1,7 @@
-//! Whether a change of `spec.replicas` may start, and the sentence that refuses it.
+//! Whether a change of `spec.replicas` may start, or the sentence that refuses it.
 //!
-//! Pure: what was observed is an argument, and how long ago. Everything that was not positively
-//! seen refuses (invariant 5). Each refusal says what was asked, what was found, why that is
-//! unsafe, and the way out.
+//! Pure: what was observed, and how long ago, are arguments. What was not positively seen is unknown, and unknown
+//! refuses (invariant 5). Each refusal says what was asked, what was found, why that is unsafe, and the way out.
 
 pub mod condition;
 pub mod deletion;
@@ -23,7 +22,7 @@ use crate::know::quorum::quorum;
 use crate::know::record::{ParseRecordError, Record, State};
 use crate::know::start::NotUnderstood;
 
-/// How old an observation may be; older is unknown.
+/// How old an observation may be. What was seen longer ago counts as unknown.
 pub const MAX_AGE: Duration = Duration::from_secs(10);
 
 /// Through which resource the change came.
@@ -38,7 +37,7 @@ pub enum Request {
 /// What the members said, and how long ago.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
-    /// Since the answers came.
+    /// Time since the answers came.
     pub age: Duration,
     /// By ordinal.
     pub answers: &'a BTreeMap<Ordinal, Answered>,
@@ -59,25 +58,25 @@ pub struct Change<'a> {
     pub first_ordinal: (u32, u32),
     /// What was verified.
     pub record: Option<Result<Record, ParseRecordError>>,
-    /// What is not understood of how its etcd is started.
+    /// What is not understood about how its etcd is started, if anything.
     pub not_understood: Option<NotUnderstood>,
-    /// Whether the pod template changes by more than the managed environment.
+    /// Whether the update changes more of the pod template than the managed environment.
     pub changes_template: bool,
-    /// Whether a person said that 0 replicas are meant ([`crate::know::names::STOP`]).
+    /// Whether the annotation that allows 0 replicas is there ([`crate::know::names::STOP`]).
     pub may_stop: bool,
     /// Whether the claim of a pod that is scaled away is deleted with it (`whenScaled: Delete`).
     pub deletes_claims: bool,
-    /// The user as which the StatefulSet controller was last seen.
+    /// The user as which the StatefulSet controller was last seen to work; `None`: never seen.
     pub controller: Option<&'a str>,
     /// The roll-out under way, in a sentence.
     pub rollout: Option<String>,
-    /// The roll-out that the chart's or a person's partition stops half-way, in a sentence.
+    /// The roll-out that the chart's or a person's own partition stops half-way (a canary), in a sentence.
     pub canary: Option<String>,
-    /// What of `spec.updateStrategy` is not known to roll one member at a time, in a sentence.
+    /// Why it is not certain that `spec.updateStrategy` rolls one member at a time, in a sentence.
     pub strategy: Option<String>,
     /// The limits that the StatefulSet sets.
     pub room: Room,
-    /// That members hold different keys, as it was confirmed last, in a sentence.
+    /// The sentence that members hold different keys, if the last comparison confirmed that.
     pub diverged: Option<String>,
     /// The annotation [`OVERRIDE`], if there is one.
     pub override_: Option<Result<Override, String>>,
@@ -92,7 +91,7 @@ pub enum Decision {
     Admit {
         /// Risks, each a sentence.
         warnings: Vec<String>,
-        /// What spoke against it and was lifted by a person, each a sentence; to be recorded.
+        /// What would have refused it and was lifted by a person, each a sentence; it becomes an Event.
         lifted: Vec<String>,
     },
     /// It may not, for this reason.
@@ -109,8 +108,7 @@ pub fn decide(change: &Change<'_>) -> Decision {
             "Set spec.ordinals.start to 0 or leave it out.",
         );
     }
-    // An update whose count equals the live one is a repair, or has nothing to do with scaling: a
-    // sick etcd must not refuse its cure.
+    // An update that keeps the count is no scale. It may be a repair, and a sick etcd must not refuse its cure.
     if change.old == change.new {
         return change.rolls_during_a_join().unwrap_or(Decision::Admit { warnings: Vec::new(), lifted: Vec::new() });
     }
@@ -122,9 +120,9 @@ pub fn decide(change: &Change<'_>) -> Decision {
 }
 
 impl Change<'_> {
-    /// Another template while a member is in etcd's list and not yet, or no longer, one of them: its
-    /// roll-out would restart the others meanwhile. A newcomer that only waits is not in the list: its
-    /// image may be mended.
+    /// Refuses another pod template while a join or a removal is in progress (a member is recorded as joining or
+    /// leaving): the roll-out would restart the other members meanwhile. A newcomer whose pod still waits is not in
+    /// etcd's member list and not in the record, so its image may be corrected.
     fn rolls_during_a_join(&self) -> Option<Decision> {
         let Self { target, .. } = self;
         let Some(Ok(record)) = self.record.as_ref().filter(|_| self.changes_template) else { return None };
@@ -189,7 +187,7 @@ impl Change<'_> {
             ));
         };
         let verified = record.count();
-        // Who has left the member list already takes no vote along.
+        // Members that were removed by hand are not in the list any more: no vote is lost with their pods.
         if *new < verified
             && let Some(rest) = self.left_by(record)
         {
@@ -212,7 +210,8 @@ impl Change<'_> {
                 ),
             ));
         }
-        // Further back than what a scale-up has verified so far: it is undone, and who has joined leaves.
+        // Lower than what the scale-up under way has verified so far: it is undone, and those that have joined leave.
+        // That is allowed.
         if verified != *old && !(*new < verified && verified < *old) {
             return Some(self.refuse(
                 &format!("another scale is under way: {old} asked for, {verified} members verified"),
@@ -273,13 +272,13 @@ impl Change<'_> {
         sick.or_else(|| self.concern(lifted))
     }
 
-    /// What speaks against it though everybody is healthy, but for what a person has lifted.
+    /// Refuses for what is wrong although every member is healthy, unless a person has lifted it.
     fn concern(&self, lifted: &mut Vec<String>) -> Option<Decision> {
         let Self { target, new, old, .. } = self;
         let way = if new > old { Way::Up } else { Way::Down };
-        // What a scale-up has verified already may be undone whatever is wrong with it.
+        // A scale-up may be undone whatever a rule that may be lifted says.
         let undo = way == Way::Down && matches!(&self.record, Some(Ok(record)) if record.count() < *old);
-        // Of those that leave nothing is asked.
+        // The members that leave are not judged.
         let mut stay = self.seen?.answers.clone();
         stay.retain(|ordinal, _| way == Way::Up || ordinal < new);
         let concerns = concerns(target, &stay, self.room, way).into_iter().filter(|it| !(undo && it.liftable));
@@ -306,7 +305,8 @@ impl Change<'_> {
         None
     }
 
-    /// 0 replicas: no member is removed, and all come back when the count does.
+    /// 0 replicas stop every pod and remove no member; the same members start when the count is set again. Refused
+    /// unless the annotation allows it.
     fn stop(&self) -> Option<Decision> {
         let Self { target, old, .. } = self;
         let verified = match &self.record {
@@ -331,7 +331,7 @@ impl Change<'_> {
         ))
     }
 
-    /// How to ask for a count, by the way this request came.
+    /// The command that asks for a count, in the same way as this request came.
     fn ask(&self, count: u32) -> String {
         match self.request {
             Request::StatefulSet => format!("helm upgrade --set etcd.replicaCount={count}"),
@@ -342,21 +342,21 @@ impl Change<'_> {
         }
     }
 
-    /// Whether it only goes back towards what is verified.
+    /// Whether the change only goes back towards the verified count.
     #[must_use]
     pub fn goes_back(&self) -> bool {
         matches!(&self.record, Some(Ok(record)) if self.goes_back_to(record.count()))
     }
 
-    /// Undo, rollback, `--atomic`: a step towards the verified count and not past it, also while
-    /// members are sick. A cluster that is stopped starts with all its members.
+    /// An undo, a rollback or `--atomic`: the count goes towards the verified one and not past it. Allowed also while
+    /// members are sick. From 0 only the verified count is: a stopped cluster starts with all its members.
     fn goes_back_to(&self, verified: u32) -> bool {
         let Self { new, old, .. } = *self;
         (verified <= new && new < old) || (0 < old && old < new && new <= verified) || (old == 0 && new == verified)
     }
 
-    /// What is left of the record, when the members seen just now list exactly the ordinals that
-    /// stay: the others were removed with etcdctl.
+    /// The record without the members that were removed by hand, if the members seen just now list exactly those of the
+    /// ordinals that stay.
     fn left_by(&self, record: &Record) -> Option<Record> {
         let seen = self.seen.filter(|seen| seen.age <= MAX_AGE)?;
         let list = agreed(self.target, seen.answers, Some(record)).ok()?;
@@ -367,9 +367,9 @@ impl Change<'_> {
         (list.cluster == record.cluster && stay == listed && rest.members.len() == self.new as usize).then_some(rest)
     }
 
-    /// Etcd is positively not what was verified.
+    /// Refuses if etcd was positively seen not to be what the record says.
     fn drifted(&self, record: &Record) -> Option<Decision> {
-        // A newcomer of the scale-up under way is in the list before it is in the record.
+        // While a scale-up is under way, its newcomer is in the member list before it is in the record.
         if record.count() < self.old {
             return None;
         }
@@ -403,8 +403,8 @@ impl Change<'_> {
         ))
     }
 
-    /// Whether the members from ordinal `new` on may leave. Sick ones may, if none stays behind and
-    /// those that stay are a quorum before and after.
+    /// Refuses if the members from ordinal `new` on may not leave. Sick ones may, if every sick one is among them and
+    /// those that stay are a quorum of the members before and after.
     fn may_leave(&self, record: &Record) -> Option<Decision> {
         let new = &self.new;
         if self.deletes_claims {
@@ -424,7 +424,7 @@ impl Change<'_> {
             Ok(sick) => sick,
             Err(unknown) => return Some(unknown),
         };
-        // A newcomer is no voter yet, and is taken back first.
+        // A newcomer that is still joining is no voter, and is taken back first.
         let all = record.count();
         let sick: BTreeMap<_, _> = sick.into_iter().filter(|(ordinal, _)| *ordinal < all).collect();
         let (staying, needs) = (*new as usize, quorum(all as usize));
@@ -451,7 +451,8 @@ impl Change<'_> {
         None
     }
 
-    /// Nothing holds the controller's deletes back until members have left.
+    /// Refuses if the StatefulSet controller works as a user whose deletes the webhook is not asked about, or if that
+    /// user is not known: nothing would keep the pods until their members have left.
     fn unguarded(&self) -> Option<Decision> {
         let [own, shared] = CONTROLLERS;
         let why = "The pod of a member that still votes would be deleted unasked.";
@@ -470,7 +471,7 @@ impl Change<'_> {
         }
     }
 
-    /// The members of the record that were seen sick, by ordinal; refused where it is not known.
+    /// The recorded members that are not healthy, and why, by ordinal. An error if it is not known.
     fn sick(&self, record: &Record) -> Result<BTreeMap<Ordinal, String>, Decision> {
         let unknown = "What is not known to be safe is refused.";
         let again = "Ask again in a few seconds; if it stays so, see the webhook's log.";
@@ -520,12 +521,12 @@ impl Change<'_> {
         let Some(list) = &answer.list else {
             return Some("did not tell its member list".into());
         };
-        // Of those that go, the list and the record are not compared: a newcomer may be in one of them only.
+        // For ordinals that leave, list and record are not compared: a newcomer may be in only one of them.
         let goes = |ordinal: Ordinal| self.new < self.old && ordinal >= self.new;
         let at = |member: &ListedMember| ordinal_of(self.target, member);
         for member in list {
             let ordinal = at(member);
-            // One that never started takes nothing along when it leaves.
+            // It leaves, so it does not matter whether it has started.
             if ordinal.is_some_and(goes) {
                 continue;
             }
@@ -588,7 +589,7 @@ impl Change<'_> {
     }
 }
 
-/// What ails them, for a sentence.
+/// The reasons, joined for a sentence.
 fn sentence(sick: &BTreeMap<Ordinal, String>) -> String {
     sick.values().map(String::as_str).collect::<Vec<_>>().join("; ")
 }

@@ -1,5 +1,6 @@
-//! A member's pod that lacks its volume: its claim was deleted and made again, and the new one has none. Nothing in
-//! Kubernetes mends that by itself where the volume is kept for the claim before, and nothing says so.
+//! A member's pod that has no volume any more: its claim was deleted, and the claim that the StatefulSet controller
+//! made again has none. If the volume is still reserved for the earlier claim, Kubernetes never binds it again, and
+//! says nothing.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::know::names::{Ordinal, Target};
 use crate::know::object::text;
 use crate::know::volume::{VolumePlan, is_provisioned, is_stale};
 
-/// So long a new claim has for a volume, from whomever, before it is said that there is none.
+/// How long a new claim may be without a volume before that is said.
 const MOMENT: Duration = Duration::from_secs(3);
 
 /// What was read of one member's pod. The objects are the API server's own.
@@ -17,7 +18,7 @@ const MOMENT: Duration = Duration::from_secs(3);
 pub struct Seen<'a> {
     /// The member's ordinal.
     pub ordinal: Ordinal,
-    /// Its ID in the record, for a sentence.
+    /// The member's ID in the record, for the sentence.
     pub id: &'a str,
     /// Its pod.
     pub pod: &'a Value,
@@ -25,13 +26,14 @@ pub struct Seen<'a> {
     pub claim_name: &'a str,
     /// Its claim, if there is one.
     pub claim: Option<&'a Value>,
-    /// How long that claim has been there, where that can be told.
+    /// The age of that claim, if it can be told.
     pub age: Option<Duration>,
-    /// Whether the member answered before that claim was made: what it held was another one's. As far as is known.
+    /// Whether the member is known to have answered before that claim was made, so that its data was on an earlier
+    /// claim.
     pub made_since: bool,
-    /// The provisioner that its claim's class names, if there is such a class.
+    /// The provisioner of the claim's StorageClass, if there is that class.
     pub provisioner: Option<&'a str>,
-    /// The volume of the name that we give an ordinal's, if there is one.
+    /// The volume with the name that we give to this ordinal's, if there is one.
     pub volume: Option<&'a Value>,
 }
 
@@ -40,9 +42,10 @@ pub struct Seen<'a> {
 pub enum Found {
     /// Nothing is wrong, or not yet.
     Nothing,
-    /// Its volume is kept for the claim before: a Job frees it, with the data. The UID of the claim that waits.
+    /// Its volume is still reserved for the earlier claim: a Job frees it, with the data. Has the UID of the claim that
+    /// waits.
     Kept(String),
-    /// What it held is gone with its volume, or not to be found; in a sentence, with what to do.
+    /// Its data went with the volume, or cannot be found; the sentence, with what to do.
     Lost(String),
 }
 
@@ -51,7 +54,8 @@ pub enum Found {
 pub fn judge(seen: &Seen<'_>, target: &Target, plan: &VolumePlan) -> Found {
     let scheduled = text(seen.pod, &["spec", "nodeName"]).is_some();
     let ends = |object: &Value| text(object, &["metadata", "deletionTimestamp"]).is_some();
-    // The StatefulSet controller makes the claim of a pod that is Pending, once the one before it is gone.
+    // Without a claim nothing is decided yet: the StatefulSet controller makes one for a Pending pod, once the earlier
+    // one is gone.
     let Some(claim) = seen.claim.filter(|claim| !ends(seen.pod) && !ends(claim)) else {
         return Found::Nothing;
     };
@@ -60,7 +64,7 @@ pub fn judge(seen: &Seen<'_>, target: &Target, plan: &VolumePlan) -> Found {
     let bound_to = text(claim, &["spec", "volumeName"]).unwrap_or_default();
     let (name, wants) = (plan.name(seen.ordinal), seen.claim_name);
     let provisioned = is_provisioned(seen.provisioner) || class.is_empty();
-    // Its class gives it an empty one, if it has not yet.
+    // Its class has a provisioner, which makes an empty volume, if it has not yet.
     if provisioned && seen.made_since {
         return lost(
             seen,

@@ -1,7 +1,7 @@
 //! The next step towards the desired count, from what was seen just now.
 //!
-//! One step is decided, applied, and everything is observed again: so being killed between any
-//! two steps, or somebody else's change, is only another observation
+//! One step is decided and applied, and then everything is observed again. So a run that was killed between two steps,
+//! and a change by somebody else, need no code of their own: each is just another observation 
 //! (docs/decisions/0011-the-order-of-steps.md).
 
 use std::time::Duration;
@@ -25,74 +25,75 @@ pub use ending::{did_not_join, out_of_time};
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// From `member add` to promotion; after it the join is taken back. A learner has the time that the database needs
-    /// in addition.
+    /// From `member add` to promotion. After that time the join is taken back. A learner has more time, by the size of
+    /// the database.
     pub join: Duration,
-    /// What is left until the run's deadline; zero: only undo what is half done.
+    /// Time until the run's deadline. Zero: the deadline has passed, and the run only undoes what is half done.
     pub left: Duration,
 }
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Everything is as desired.
+    /// The members are as wanted.
     Done,
-    /// Nothing to do but look again; what is waited for.
+    /// Look again later; what is waited for.
     Wait(String),
-    /// It cannot get on, and nothing is half done. What, why, and what to do.
+    /// End the run with this error: what, why, and what to do. Nothing is half done.
     Fail(String),
-    /// Make the volume that an ordinal's claim waits for.
+    /// Make the PersistentVolume that an ordinal's claim waits for.
     CreateVolume(Ordinal),
-    /// Tie an ordinal's volume to the node its pod was scheduled to.
+    /// Tie an ordinal's volume to the node of its pod.
     PinVolume(Ordinal, String),
-    /// Write the record; what was verified.
+    /// Write this record; what was verified, for the log.
     Record(Record, String),
     /// `member add` of this ordinal.
     Add(Ordinal, JoinAs),
-    /// Let the waiting pod start.
+    /// Permit the waiting pod, by UID, to start etcd.
     Permit(Ordinal, String, Permission),
-    /// Delete the joining pod, by UID, so that the ordinary one takes over.
+    /// Delete the joining pod, by UID, so that the ordinary pod, without our init container, takes over on its data.
     Swap(Ordinal, String),
-    /// Write into a member's pod, by UID, that its etcd never again starts as new.
+    /// Write into a member's pod, by UID, that its etcd never again starts as a new cluster.
     Settle(Ordinal, String),
     /// `member promote`, to be sent to the leader.
     Promote(Ordinal, Id),
-    /// `member remove` of a newcomer that did not make it; why.
+    /// `member remove` of a newcomer whose join is taken back; why.
     TakeBack(Ordinal, Id, String),
-    /// Delete a pod, by UID, that cannot go on as it was made; why.
+    /// Delete a pod, by UID, so that the controller makes it again; why.
     Renew(Ordinal, String, String),
-    /// Let the scheduler have a joining pod, by UID: its turn has come.
+    /// Remove the scheduling gate from a joining pod, by UID: its turn has come.
     Schedule(Ordinal, String),
-    /// `move-leader` away from a member that is not wanted any more, to the member of this ordinal.
+    /// `move-leader` to the member of this ordinal, from the member of this ID, which is to leave.
     MoveLeader(Ordinal, Id),
     /// `member remove` of a member that is not wanted any more.
     Remove(Ordinal, Id),
     /// Delete the pod, by UID, of an ordinal that is not wanted any more and has no member.
     RemovePod(Ordinal, String),
-    /// Let a volume, whose claim was deleted and made again, be bound once more.
+    /// Clear the earlier claim's UID from a volume, so that the claim that was made again can be bound to it.
     FreeVolume(Ordinal),
-    /// Delete the claim, by UID, and the volume made for it, of an ordinal that is not wanted any more.
+    /// Delete the claim, by UID, of an ordinal that is not wanted any more, and the volume made for it.
     RemoveClaim(Ordinal, String),
 }
 
 impl Step {
-    /// Whether it only cleans up behind a join that failed, or a removal: what a run past its
-    /// deadline still does.
+    /// Whether the step only cleans up behind a failed join or a removal. Such a step is still done when the deadline
+    /// has passed.
     #[must_use]
     pub fn is_undo(&self) -> bool {
         matches!(self, Self::TakeBack(..) | Self::Record(..) | Self::Renew(..) | Self::RemovePod(..))
     }
 }
 
-/// Decides.
+/// The next step. Pure: the same observation gives the same step.
 #[must_use]
 pub fn next_step(seen: &Observed, limits: &Limits) -> Step {
     decide(seen, limits).unwrap_or_else(|stop| stop)
 }
 
-/// `Ok` and `Err` are both the answer: `?` ends the decision where a rule has one.
+/// The rules in their order. `Err(step)` is no failure: it means "stop here, this step comes first". A rule that has
+/// nothing to do returns `Ok`, and `?` goes on to the next rule.
 fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
-    // Stopped: nothing of etcd's is touched, the members are as they were when it comes back.
+    // Stopped on purpose: no member is removed, and the same members start when the count is set again.
     if seen.desired == 0 {
         return Ok(Step::Done);
     }
@@ -107,9 +108,9 @@ fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
         .by_ordinal(&seen.target)
         .map_err(|member| Step::Fail(drift::stranger(&seen.target, &seen.answers, &agreed, member).sentence()))?;
     let Some(record) = &seen.record else {
-        // A copy of another cluster is what an earlier installation left behind. One of the same
-        // ID may be, too: the IDs follow from the peer URLs, so a new bootstrap under the old
-        // names has them again, but not that of a member that was added.
+        // There is no record. The copy in the Lease is taken if it is of this cluster: the same cluster ID, and every
+        // settled member in the list. The cluster ID alone proves nothing: IDs follow from the peer URLs, so a new
+        // bootstrap under the old names has the same ones, but not the ID of a member that was added later.
         let same = |copy: &Record| {
             let mut settled = copy.members.values().filter(|recorded| recorded.state.is_settled());
             copy.cluster == agreed.cluster
@@ -127,7 +128,8 @@ fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
     started_for_good(seen, record)?;
     join_in_progress(seen, limits, record, &agreed, &listed)?;
     held_again(seen)?;
-    // A gap is filled first where everybody is well: it may be all that is to stay.
+    // If every member is healthy, an ordinal without a member below others (a gap) joins before the higher ones leave:
+    // with a lowered count it may be the only one that stays.
     if gap(&listed).is_some_and(|gap| gap < seen.desired) && healthy(seen, record, &listed).is_ok() {
         newcomer(seen, limits, &agreed, &listed)?;
     }
@@ -137,7 +139,8 @@ fn decide(seen: &Observed, limits: &Limits) -> Result<Step, Step> {
     settled(seen, record)
 }
 
-/// What only the volume's maker can do; at install it comes before any member answers.
+/// Makes, frees and ties the volumes of classes without a provisioner. At an install this comes before any member
+/// answers.
 fn volumes(seen: &Observed, limits: &Limits) -> Result<(), Step> {
     if limits.left.is_zero() {
         return Ok(());
@@ -153,16 +156,17 @@ fn volumes(seen: &Observed, limits: &Limits) -> Result<(), Step> {
         if !volume.exists && !volume.bound {
             return Err(Step::CreateVolume(ordinal));
         }
-        // Whose it is nobody knows before there is a record ([`crate::decide::bootstrap`]).
+        // Without a record, whose data is on it is decided first ([`crate::decide::bootstrap`]).
         if volume.stale && seen.record.is_some() {
             return Err(Step::FreeVolume(ordinal));
         }
-        // A newcomer's whose turn has not come is not tied yet: it may be in another one's way.
+        // The volume of a newcomer whose turn has not come is not tied yet: its pod may have to make room for the one
+        // before it.
         if !in_turn(seen, ordinal) {
             continue;
         }
-        // Where nothing was written yet, the pod may still be wanted elsewhere: a node is chosen for
-        // good only once the volume is mounted, and that by the pod that is to use it.
+        // Before the volume is mounted by the pod that is to use it, nothing is on it and the pod may still be moved.
+        // Only then is the node chosen for good.
         let mounted = |pod: &&Pod| !pod.terminating && (pod.waits_in_admit || pod.started);
         let node = seen.pods.get(&ordinal).filter(mounted).and_then(|pod| pod.node.clone());
         if let Some(node) = node.filter(|_| !volume.pinned) {
@@ -172,20 +176,20 @@ fn volumes(seen: &Observed, limits: &Limits) -> Result<(), Step> {
     Ok(())
 }
 
-/// Whether an ordinal is recorded, or the next to join; without a record all start together.
+/// Whether an ordinal is recorded, or is the next to join. Without a record all members start together, so all are.
 fn in_turn(seen: &Observed, ordinal: Ordinal) -> bool {
     let Some(record) = &seen.record else { return true };
     let recorded = |ordinal: Ordinal| record.members.contains_key(&ordinal);
     recorded(ordinal) || (0..ordinal).all(recorded)
 }
 
-/// A pod that could not start, and that the template it was made from no longer speaks for, is made
-/// again: the StatefulSet controller waits for such a pod to become Ready before it goes on, which
-/// it never will (kubernetes/website, "Forced rollback"). Its etcd never ran, so nobody misses it.
+/// Makes a pod again that cannot start and whose template was changed since. The StatefulSet controller waits for such
+/// a pod to become Ready before it goes on, which it never will (kubernetes/website, "Forced rollback"). Its etcd never
+/// ran, so nothing is lost with it.
 fn repaired(seen: &Observed) -> Result<(), Step> {
     let stuck = seen.pods.iter().find(|(ordinal, pod)| {
         let stuck = pod.outdated && pod.never_started && !pod.terminating && pod.trouble.is_some();
-        // One whose turn has not come is not stuck.
+        // A pod with our scheduling gate is not stuck: its turn has not come.
         **ordinal < seen.desired && stuck && !pod.gated
     });
     match stuck {
@@ -197,17 +201,18 @@ fn repaired(seen: &Observed) -> Result<(), Step> {
     }
 }
 
-/// A pod whose member has served is never held. One is when the joiner is deleted after it was seen
-/// to serve and before that is recorded: made again, it is a joiner still, and nobody permits it. Its
-/// etcd did not run, so it is asked of nobody; its vote may be the one that a quorum lacks.
+/// Makes a pod again that is held although its member has served ([`Observed::is_held`]). That happens if the joining
+/// pod is deleted after it was seen to serve and before the record says so: the pod that is made again is a joiner too,
+/// and nobody gives it a permission. Nothing is asked of the members first: its vote may be the one that the quorum
+/// lacks.
 fn never_held(seen: &Observed) -> Result<(), Step> {
     let held = seen.pods.iter().find(|(ordinal, pod)| seen.is_held(**ordinal) && !pod.freed);
     let why = "its member has served, and it was made before that was recorded, so it would be held for ever";
     held.map_or(Ok(()), |(&ordinal, pod)| Err(Step::Renew(ordinal, pod.uid.clone(), why.into())))
 }
 
-/// Made again from the record as it is now, a member's pod is ordinary. One that is held all the same is so by somebody
-/// else's hand, and deleting it once more would only take the member away once more.
+/// Fails if a pod is held a second time. From the record as it is now the webhook makes a member's pod an ordinary one,
+/// so somebody else has put the init container there, and deleting the pod again would only take the member away again.
 fn held_again(seen: &Observed) -> Result<(), Step> {
     let Some((&ordinal, _)) = seen.pods.iter().find(|(ordinal, pod)| seen.is_held(**ordinal) && pod.freed) else {
         return Ok(());
@@ -232,13 +237,13 @@ fn agreed(seen: &Observed) -> Result<Agreed, Step> {
     })
 }
 
-/// No record yet: what answers now is written down. The first member list of a new cluster names
-/// members that have not started; they are `bootstrapping`.
+/// Writes the first record, from the member list as it is. In a new cluster that list names members that have not
+/// started yet: they are recorded as `bootstrapping`.
 fn first_record(seen: &Observed, agreed: &Agreed, listed: &[(Ordinal, &ListedMember)]) -> Result<Step, Step> {
     let mut record = Record::new(agreed.cluster);
     for &(ordinal, member) in listed {
         let serves = seen.answer(ordinal).is_some_and(|answer| answer.member == member.id);
-        // A bootstrapped member is never a learner: an unstarted learner was added by us.
+        // A member of the first list is never a learner, so an unstarted learner was added later: it is joining.
         let state = match (serves || member.started(), member.learner) {
             (true, _) => State::Member,
             (false, true) => State::Joining,
@@ -251,7 +256,7 @@ fn first_record(seen: &Observed, agreed: &Agreed, listed: &[(Ordinal, &ListedMem
     Ok(Step::Record(record, what))
 }
 
-/// Without a record nobody knows whose the missing ordinal was.
+/// Fails if an ordinal below a member has none: without a record nobody knows why it is missing.
 fn contiguous(seen: &Observed, listed: &[(Ordinal, &ListedMember)]) -> Result<(), Step> {
     for (expected, &(ordinal, member)) in (0..).zip(listed) {
         if ordinal != expected {
@@ -267,7 +272,8 @@ fn contiguous(seen: &Observed, listed: &[(Ordinal, &ListedMember)]) -> Result<()
     Ok(())
 }
 
-/// Brings the record up to the live list where the difference is ours, and stops where it is not.
+/// Where record and member list differ because of a change of ours, corrects the record. Where somebody else made the
+/// difference, fails.
 fn reconcile(seen: &Observed, record: &Record, listed: &[(Ordinal, &ListedMember)]) -> Result<(), Step> {
     let live = |ordinal: Ordinal| listed.iter().find(|(o, _)| *o == ordinal).map(|(_, member)| *member);
     for (&ordinal, recorded) in &record.members {
@@ -282,9 +288,9 @@ fn reconcile(seen: &Observed, record: &Record, listed: &[(Ordinal, &ListedMember
             (_, State::Joining) => {
                 return Err(Step::Record(record.clone().without(ordinal), format!("{pod} is not joining any more")));
             }
-            // Its image added it again on its own, before its pod was gone.
+            // It was removed, and its image's start script has added it again before its pod was gone (Bitnami).
             (Some(ghost), State::Leaving) => return Err(Step::Remove(ordinal, ghost.id)),
-            // Wanted again: what is left of its pod is renewed by the join.
+            // It is wanted again. If its old pod is still there, the join has it made again.
             (None, State::Leaving) if wanted => {
                 let what = format!("{pod} (member {}) has left etcd and is to join anew", recorded.id);
                 return Err(Step::Record(record.clone().without(ordinal), what));
@@ -302,7 +308,7 @@ fn reconcile(seen: &Observed, record: &Record, listed: &[(Ordinal, &ListedMember
             continue;
         }
         let pod = seen.target.pod(ordinal);
-        // A run that was killed between `member add` and the record: the newcomer never started.
+        // An earlier run was killed between `member add` and the record.
         if !member.started() || member.learner {
             let record = record.clone().with(ordinal, member.id, State::Joining);
             return Err(Step::Record(record, format!("{pod} is joining as member {}", member.id)));
@@ -317,8 +323,9 @@ fn by_hand(seen: &Observed, record: &Record, listed: &[(Ordinal, &ListedMember)]
     Step::Fail(drift.map_or_else(|| "the record and etcd's member list differ".into(), |drift| drift.sentence()))
 }
 
-/// A pod that bootstrapped still says so. With its disk lost, and nobody reachable to tell it
-/// better, it would start as new under its old ID: never, once it has served.
+/// The pod of a member of the first list still has the environment of a new cluster. If its disk were lost while it
+/// reaches no other member, its etcd would start as new, under its old ID. Once the member has served, the pod's
+/// annotations are written so that it does not.
 fn started_for_good(seen: &Observed, record: &Record) -> Result<(), Step> {
     let unsettled = seen
         .pods
@@ -331,12 +338,12 @@ fn trouble(pod: &Pod) -> String {
     pod.trouble.as_ref().map_or_else(String::new, |trouble| format!(" ({})", trouble.what))
 }
 
-/// The lowest ordinal without a member though a higher one has one.
+/// The lowest ordinal without a member, if a higher one has a member.
 fn gap(listed: &[(Ordinal, &ListedMember)]) -> Option<Ordinal> {
     (0..).zip(listed).find(|(expected, (ordinal, _))| expected != ordinal).map(|(expected, _)| expected)
 }
 
-/// Before anything is added, everybody who is there must be seen healthy.
+/// Waits until every listed member is seen healthy; nobody is added before.
 fn healthy(seen: &Observed, record: &Record, listed: &[(Ordinal, &ListedMember)]) -> Result<(), Step> {
     everybody_answers(seen, listed, None)?;
     let waiting = record.members.iter().find(|(_, recorded)| recorded.state == State::Bootstrapping);
@@ -363,7 +370,7 @@ fn everybody_answers(
     Ok(())
 }
 
-/// The list is as desired; so must the pods be.
+/// The member list is as wanted. Waits until the pods are too, and deletes claims that are to go.
 fn settled(seen: &Observed, record: &Record) -> Result<Step, Step> {
     for ordinal in 0..seen.desired {
         let pod = seen.target.pod(ordinal);
@@ -385,12 +392,12 @@ fn settled(seen: &Observed, record: &Record) -> Result<Step, Step> {
             return Ok(step);
         }
     }
-    // Between two members of a roll-out everybody is Ready for a moment, and then one is not.
+    // All pods are Ready. In a roll-out that is also so between two pods, so its end is waited for.
     if let Some(rollout) = &seen.rollout {
         return Ok(Step::Wait(format!("the roll-out of the pod template to end: {rollout}")));
     }
     let mut spare = seen.claims.iter().filter(|(ordinal, _)| {
-        // A pod that will not end may still have it mounted.
+        // As long as there is a pod of the ordinal, it may have the volume mounted.
         **ordinal >= seen.desired && !seen.pods.contains_key(*ordinal)
     });
     if let Some((&ordinal, uid)) = spare.next_back() {

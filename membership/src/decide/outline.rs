@@ -1,4 +1,4 @@
-//! What a scale would do, told before it is done: for `hook plan`.
+//! The steps that a scale would take, in sentences, for `hook plan`.
 
 use crate::know::names::{Ordinal, Target};
 use crate::know::version::{JoinAs, Version, join_as};
@@ -11,7 +11,7 @@ pub struct Scale {
     pub from: u32,
     /// The count that is asked about.
     pub to: u32,
-    /// Of the members; `None`: it is not known.
+    /// The members' etcd version; `None`: it is not known.
     pub version: Option<Version>,
     /// The ordinal that leads; `None`: it is not known.
     pub leader: Option<Ordinal>,
@@ -49,7 +49,7 @@ pub fn steps(target: &Target, scale: Scale) -> Vec<String> {
         if leads.is_none_or(|leads| leads == ordinal) {
             let sure = if leads.is_some() { "" } else { ", if it leads then" };
             steps.push(format!("{pod}: another member is made the leader{sure}"));
-            // Who is chosen stays.
+            // The new leader is one of the members that stay.
             leads = leads.map(|_| 0);
         }
         let are_left = if ordinal == 1 { "is left" } else { "are left" };

@@ -1,8 +1,8 @@
-//! Replacing a member that is lost: its disk emptied, its node gone for good, its claim lost, its data
-//! not what the others have. It leaves etcd, its pod and its claim go, and its ordinal joins anew.
+//! Replaces a member that is lost: its disk is empty, its node gone for good, its claim lost, or its data not what the
+//! others have. It is removed from etcd, its pod and claim are deleted, and its ordinal joins anew.
 //!
-//! As in [`crate::decide::next_step`] one step is decided from what was seen just now, so a run that was killed
-//! is only run again. What follows the last step here is an ordinary join, which the scaling run does.
+//! As in [`crate::decide::next_step`], one step is decided from what was seen just now, so a run that was killed can
+//! simply be run again. After the last step comes an ordinary join, which the scaling run does.
 
 use crate::decide::drift;
 use crate::know::names::Ordinal;
@@ -13,38 +13,38 @@ use crate::know::record::{Id, Record, State};
 /// What a person asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// Whose member.
+    /// The ordinal of the member.
     pub ordinal: Ordinal,
-    /// Also one that serves: its data is known to be wrong.
+    /// Also if the member serves, because its data is known to be wrong.
     pub even_if_it_serves: bool,
 }
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// `move-leader` away from the member, to that of this ordinal.
+    /// `move-leader` to the member of this ordinal, from the member of this ID, which is replaced.
     MoveLeader(Ordinal, Id),
     /// `member remove`.
     Remove(Id),
-    /// The record without it.
+    /// Write the record without it.
     Record(Record),
-    /// Delete its claim and the volume made for it; they end when the pod does.
+    /// Delete its claim and the volume made for it; both end when the pod does.
     RemoveClaim,
-    /// Delete its pod, by UID; `forced`: on a node that nobody answers for, without waiting for it.
+    /// Delete its pod, by UID.
     RemovePod {
-        /// The pod's.
+        /// The pod's UID.
         uid: String,
-        /// Whether the kubelet is not waited for.
+        /// Without waiting for its kubelet: the node does not answer.
         forced: bool,
     },
     /// Look again; what is waited for.
     Wait(String),
-    /// It is out, and so is all that it had: the ordinal may join.
+    /// Nothing of the member is left, in etcd or outside: the ordinal may join.
     Out,
 }
 
 impl Step {
-    /// It takes the member out of etcd, or prepares that: nothing of it is lost yet.
+    /// Whether the step takes the member out of etcd or prepares that, so that nothing of it is lost before.
     #[must_use]
     pub fn takes_out(&self) -> bool {
         matches!(self, Self::MoveLeader(..) | Self::Remove(_))
@@ -54,9 +54,10 @@ impl Step {
 /// What is left of the member outside etcd.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Left {
-    /// Its claim is there with a volume, and not being deleted.
+    /// Its claim has a volume and is not being deleted.
     pub claim: bool,
-    /// Its claim, with a volume or being deleted, or the volume made for it is there.
+    /// Something of its storage is left: a claim with a volume, a claim that is being deleted, or the volume made for
+    /// it.
     pub storage: bool,
     /// Its pod's node does not answer (no such node, or not Ready).
     pub node_is_away: bool,
@@ -163,7 +164,7 @@ fn others_are_as_recorded(
     }
 }
 
-/// Out of etcd, if that leaves a quorum that serves.
+/// Takes the member out of etcd, if every other member is healthy.
 fn leaves(
     seen: &Observed,
     asked: Asked,
@@ -217,17 +218,17 @@ fn leaves(
     Ok(Step::Remove(member.id))
 }
 
-/// What it had goes: the claim first, so that the pod that is made next waits for another one.
+/// Deletes what the member had: the claim first, so that the pod that is made next waits for a new one.
 fn clears(seen: &Observed, ordinal: Ordinal, left: &Left) -> Step {
     if left.claim {
         return Step::RemoveClaim;
     }
     let pod = seen.target.pod(ordinal);
     match seen.pods.get(&ordinal) {
-        // Made for joining after the claim went.
+        // A joining pod, made after the old claim was gone.
         Some(Pod { joiner: true, permitted: None, terminating: false, .. }) if !left.storage => Step::Out,
         Some(Pod { terminating: false, uid, .. }) => Step::RemovePod { uid: uid.clone(), forced: false },
-        // Its member is removed: whatever still runs there is nobody's.
+        // Its member is removed from etcd, so whatever still runs on that node has no vote.
         Some(Pod { overdue: true, uid, .. }) if left.node_is_away => Step::RemovePod { uid: uid.clone(), forced: true },
         Some(_) => Step::Wait(format!("pod {pod} to end")),
         None if left.storage => Step::Wait(format!("the claim and the volume of {pod} to end")),
@@ -235,7 +236,7 @@ fn clears(seen: &Observed, ordinal: Ordinal, left: &Left) -> Step {
     }
 }
 
-/// What would be done, for a person.
+/// The plan, in a sentence.
 #[must_use]
 pub fn plan(seen: &Observed, ordinal: Ordinal, first: &Step) -> String {
     let pod = seen.target.pod(ordinal);

@@ -1,4 +1,4 @@
-//! Whose database a snapshot is taken of.
+//! The member whose database is saved as a snapshot.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +13,13 @@ pub struct Source {
     pub ordinal: Ordinal,
     /// Its cluster.
     pub cluster: Id,
-    /// What does not keep from taking it and should be known, each a sentence.
+    /// What a person should know about it, each a sentence; the snapshot is taken all the same.
     pub warnings: Vec<String>,
 }
 
-/// The healthy voter to ask: one that has just served a linearizable read, so that it holds all that
-/// was acknowledged before, in the only cluster that answers. Rather not the leader, which has more
-/// to do.
+/// The healthy voter to ask: it has just served a linearizable read, so it holds everything that was acknowledged
+/// before. If there is another one, not the leader, which has more to do. All members that answer must be of one
+/// cluster.
 ///
 /// # Errors
 /// Why there is none, or why it is not known which, and what to do; in a sentence.
@@ -65,7 +65,7 @@ pub fn source(
     Ok(Source { ordinal, cluster: *cluster, warnings })
 }
 
-/// What keeps each from being asked.
+/// Why no member can be asked, for each of them.
 fn silence(target: &Target, answers: &BTreeMap<Ordinal, Answered>) -> String {
     let each = answers.iter().map(|(&ordinal, answered)| {
         let why = match answered {

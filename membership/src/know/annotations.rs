@@ -1,12 +1,12 @@
-//! What a person or a chart says in an annotation of the StatefulSet, and what the Job writes down there of its own.
+//! The values of annotations of the StatefulSet: those that a person or a chart writes, and one that the Job writes.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::names::OVERRIDE;
 
-/// A person's word that one count is wanted though something speaks against it: the value of the
-/// annotation [`OVERRIDE`], `<count>: <reason>`.
+/// The value of the annotation [`OVERRIDE`], `<count>: <reason>`: a person wants this count although a rule that may be
+/// lifted refuses it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
     /// For this count and no other.
@@ -29,7 +29,7 @@ impl Override {
     }
 }
 
-/// What becomes of a count that was set through `statefulsets/scale` when the release has another.
+/// What happens at an upgrade to a count that was set through `statefulsets/scale`, if the release has another one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnReset {
     /// The upgrade is refused.
@@ -53,12 +53,12 @@ impl FromStr for OnReset {
     }
 }
 
-/// What is done on a person's word.
+/// What a person has decided about what an earlier cluster left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decided {
-    /// etcd starts on the data that is there, and nowhere else.
+    /// etcd starts where data is, and nowhere else.
     TakeBack,
-    /// What is in the directories is set aside, for a new cluster.
+    /// What is in the data directories is set aside, and a new cluster begins.
     Anew,
 }
 

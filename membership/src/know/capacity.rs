@@ -1,4 +1,4 @@
-//! Whether the newcomers have room: a volume that their claim can be bound to, and a node each.
+//! Whether there is a volume that each newcomer's claim can be bound to, and a node for each newcomer.
 
 use serde_json::Value;
 
@@ -8,14 +8,15 @@ use crate::know::size::{quantity, size};
 /// The label by which pods are kept on nodes of their own.
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
-/// The size that a StatefulSet's claims ask for, in bytes, and the class by its own word (`None`: the cluster's default).
+/// The size that a StatefulSet's claims ask for, in bytes, and the class that they name (`None`: the cluster's
+/// default).
 #[must_use]
 pub fn claim(statefulset: &Value) -> Option<(Option<u64>, Option<&str>)> {
     let spec = get(list(statefulset, &["spec", "volumeClaimTemplates"]).first()?, &["spec"])?;
     Some((text(spec, &["resources", "requests", "storage"]).and_then(quantity), text(spec, &["storageClassName"])))
 }
 
-/// What keeps a claim from a volume of this capacity (a quantity) that we make for it, in a sentence.
+/// Why a claim is never bound to a volume that we make with this capacity (a quantity), in a sentence.
 #[must_use]
 pub fn too_small(capacity: &str, asked: Option<u64>) -> Option<String> {
     let (has, asked) = (quantity(capacity)?, asked?);
@@ -28,7 +29,8 @@ pub fn too_small(capacity: &str, asked: Option<u64>) -> Option<String> {
     })
 }
 
-/// What keeps a claim that names no class from a volume: no StorageClass (JSON, all there are) is the default.
+/// Why a claim that names no class gets no volume, in a sentence: none of the StorageClasses (JSON, all there are) is
+/// the default.
 #[must_use]
 pub fn no_default(classes: &[Value]) -> Option<String> {
     let keys = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
@@ -39,8 +41,8 @@ pub fn no_default(classes: &[Value]) -> Option<String> {
     })
 }
 
-/// That so many members find no node each, in a sentence, where the pod template (of the StatefulSet) wants one each;
-/// `nodes`: all there are. No more than a warning: an autoscaler may make nodes when pods wait for them.
+/// The sentence that there are too few nodes for `wanted` members, if the pod template wants a node for each; `nodes`:
+/// all there are. It is only a warning: an autoscaler may make nodes when pods wait for them.
 #[must_use]
 pub fn too_few_nodes(statefulset: &Value, nodes: &[Value], wanted: u32) -> Option<String> {
     let template = get(statefulset, &["spec", "template"])?;
@@ -64,7 +66,7 @@ pub fn too_few_nodes(statefulset: &Value, nodes: &[Value], wanted: u32) -> Optio
     ))
 }
 
-/// Whether its required anti-affinity keeps pods with its own labels on nodes of their own.
+/// Whether the template has a required anti-affinity to pods with its own labels, by node.
 fn is_one_each(template: &Value) -> bool {
     let path = ["spec", "affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution"];
     let own = |term: &&Value| {
@@ -77,7 +79,7 @@ fn is_one_each(template: &Value) -> bool {
     list(template, &path).iter().filter(|term| text(term, &["topologyKey"]) == Some(HOSTNAME)).any(|term| own(&term))
 }
 
-/// What keeps a node from taking a pod of this template; only what is positively seen speaks against it.
+/// Why a node does not take a pod of this template. What is not known does not speak against it.
 fn against(template: &Value, node: &Value) -> Option<String> {
     let ready = list(node, &["status", "conditions"]).iter().find(|it| text(it, &["type"]) == Some("Ready"));
     if ready.is_none_or(|ready| text(ready, &["status"]) != Some("True")) {
@@ -112,7 +114,8 @@ fn tolerates(toleration: &Value, taint: &Value) -> bool {
     same("effect") && same("key") && (exists || value)
 }
 
-/// Whether a requirement of a label selector holds. What is not known here does: the scheduler decides.
+/// Whether a requirement of a label selector holds. One with an operator that is not known here counts as holding: the
+/// scheduler decides.
 fn matches<'a>(requirement: &Value, label: impl Fn(&str) -> Option<&'a str>) -> bool {
     let has = label(text(requirement, &["key"]).unwrap_or_default());
     let listed = || has.is_some_and(|has| list(requirement, &["values"]).iter().any(|it| it.as_str() == Some(has)));

@@ -8,13 +8,13 @@ use super::object::{list, named, text};
 pub(crate) const INITIAL_CLUSTER: &str = "ETCD_INITIAL_CLUSTER";
 /// `new` or `existing`. etcd reads it only when it first starts on a directory.
 pub(crate) const INITIAL_CLUSTER_STATE: &str = "ETCD_INITIAL_CLUSTER_STATE";
-/// What makes the cluster's ID another one than that of an earlier cluster of the same names.
+/// The token: with another one, a cluster of the same member names gets another ID.
 pub(crate) const INITIAL_CLUSTER_TOKEN: &str = "ETCD_INITIAL_CLUSTER_TOKEN";
 /// The limit of the database, in bytes.
 const QUOTA: &str = "ETCD_QUOTA_BACKEND_BYTES";
 /// The same as an argument, which etcd prefers to the environment.
 const QUOTA_FLAG: &str = "--quota-backend-bytes";
-/// What we write.
+/// The variables that we write.
 pub(crate) const MANAGED: [&str; 2] = [INITIAL_CLUSTER, INITIAL_CLUSTER_STATE];
 
 /// The index of the etcd container in a pod spec.
@@ -29,7 +29,7 @@ pub(crate) fn token_is_from(container: &Value, map: &str) -> bool {
     entry.and_then(|entry| text(entry, &["valueFrom", "configMapKeyRef", "name"])) == Some(map)
 }
 
-/// The quota that a container sets; `None`: none that is written here.
+/// The quota of the database that a container sets, in bytes; `None`: it sets none, or not as a plain number.
 pub(crate) fn quota(container: &Value) -> Option<u64> {
     let words: Vec<&str> =
         ["command", "args"].iter().flat_map(|key| list(container, &[key])).filter_map(Value::as_str).collect();

@@ -4,56 +4,59 @@ use std::fmt;
 
 /// The annotation of the StatefulSet (and of the Lease) that holds the [`crate::know::record::Record`].
 pub const RECORD: &str = "etcd-scaler.io/record";
-/// The annotation of the StatefulSet with the UID of the one that a run has seen the record to be
-/// true for. Another one: the StatefulSet was made again and took its record over from the Lease.
+/// The annotation of the StatefulSet with the UID of the StatefulSet for which a run last confirmed the record. If it
+/// is not the UID of the StatefulSet that has it, that one was made again and took its record over from the Lease.
 pub const RECORDED_FOR: &str = "etcd-scaler.io/recorded-for";
 /// The annotation of the StatefulSet that keeps the person's or chart's own partition
 /// while ours is in force.
 pub const KEPT_PARTITION: &str = "etcd-scaler.io/partition";
-/// The annotation of the StatefulSet in which the hook, before an uninstall, gives the webhook the
-/// managed environment of the revision that the pods were made from (JSON: by name the entry, `null`
-/// for none).
+/// The annotation of the StatefulSet in which the hook, before an uninstall, tells the webhook which managed
+/// environment to put back: that of the revision that the pods were made from (JSON: variable name to entry, `null` if
+/// there was none).
 pub const LEAVING: &str = "etcd-scaler.io/leaving";
-/// The annotation of the StatefulSet that says when etcd-scaler gave it back (RFC 3339).
+/// The annotation of the StatefulSet that says since when etcd-scaler leaves it alone: it was given back to its own
+/// chart at an uninstall (RFC 3339).
 pub const LEFT: &str = "etcd-scaler.io/left";
 /// The annotation of the StatefulSet with which a person allows 0 replicas (`"true"`): every member
 /// stops and none is removed.
 pub const STOP: &str = "etcd-scaler.io/stop";
-/// The annotation of the StatefulSet with which a person wants one count though something speaks against
-/// it (`<count>: <reason>`, [`crate::know::annotations::Override`]).
+/// The annotation of the StatefulSet by which a person has one count admitted although a rule that may be lifted
+/// refuses it (`<count>: <reason>`, [`crate::know::annotations::Override`]).
 pub const OVERRIDE: &str = "etcd-scaler.io/override";
-/// The annotation of the StatefulSet with what is known of the cluster as a whole ([`crate::know::summary::Summary`]).
+/// The annotation of the StatefulSet with what the last comparison of the members' keys found
+/// ([`crate::know::summary::Summary`]).
 pub const SUMMARY: &str = "etcd-scaler.io/summary";
-/// The annotation of the StatefulSet that says what becomes of a count that was set through
-/// `statefulsets/scale` when the release sets another one ([`crate::know::annotations::OnReset`]).
+/// The annotation of the StatefulSet that says what happens to a count that was set through `statefulsets/scale`, if
+/// the release sets another one ([`crate::know::annotations::OnReset`]).
 pub const ON_RESET: &str = "etcd-scaler.io/on-reset";
 /// The annotation of the StatefulSet with the count that was set through `statefulsets/scale` and is
 /// kept though the release has another one.
 pub const SCALED_TO: &str = "etcd-scaler.io/scaled-to";
-/// The annotation of the StatefulSet with a person's word about what an earlier cluster left behind
-/// ([`crate::decide::bootstrap`]); it counts for the bootstrap that asked for it.
+/// The annotation of the StatefulSet with a person's answer to the question what to do with what an earlier cluster
+/// left behind ([`crate::decide::bootstrap`]). It counts only for the bootstrap that asked.
 pub const BOOTSTRAP: &str = "etcd-scaler.io/bootstrap";
-/// The annotation of the StatefulSet with what the Job is doing on that word ([`crate::know::annotations::Decided`]).
+/// The annotation of the StatefulSet with what the Job does on that answer ([`crate::know::annotations::Decided`]).
 pub const DECIDED: &str = "etcd-scaler.io/bootstrap-decided";
-/// The annotation of a pod that the Job writes to wake its kubelet, when the token is there.
+/// The annotation that the Job writes into a pod after the token, so that the pod's kubelet looks at it at once.
 pub const BEGUN: &str = "etcd-scaler.io/begun";
 /// The key of the token in the ConfigMap ([`Target::bootstrap`]).
 pub const TOKEN: &str = "token";
-/// The init container of the chart's etcd pods whose last word tells what is in the data directory.
+/// The init container of the chart's etcd pods that looks into the data directory; its termination message says what is
+/// there.
 pub const LOOK: &str = "volume-permissions";
 /// The name of the init container in which old data is set aside before a new cluster begins.
 pub const SET_ASIDE: &str = "set-aside";
 /// The annotation of the StatefulSet with the user as which its controller was last seen.
 pub const CONTROLLER: &str = "etcd-scaler.io/controller";
-/// The users as which the StatefulSet controller may delete no pod unasked: its own account, and the one that all
-/// controllers share where kube-controller-manager runs without `--use-service-account-credentials`. The chart's rule has
-/// the same.
+/// The users whose deletes of pods the webhook is asked about, because the StatefulSet controller may work as one of
+/// them: its own account, and the one that all controllers share if kube-controller-manager runs without
+/// `--use-service-account-credentials`. The webhook's configuration in the chart names the same two.
 pub const CONTROLLERS: [&str; 2] =
     ["system:serviceaccount:kube-system:statefulset-controller", "system:kube-controller-manager"];
 /// What every annotation of ours begins with.
 pub const PREFIX: &str = "etcd-scaler.io/";
-/// The annotation of a pod that the webhook made a joiner (`"true"`), for people: what makes it one is its init container
-/// [`ADMIT`], because anybody can write an annotation.
+/// The annotation of a pod that the webhook made a joiner (`"true"`). It is only for people: a joiner is known by its
+/// init container [`ADMIT`], because anybody can write an annotation.
 pub const JOINER: &str = "etcd-scaler.io/joiner";
 /// The scheduling gate of a joining pod whose turn has not come.
 pub const TURN: &str = "etcd-scaler.io/turn";
@@ -122,7 +125,8 @@ impl Target {
         format!("{template}-{}", self.pod(ordinal))
     }
 
-    /// The ConfigMap from which the chart's etcd pods have the token of their cluster: without it none starts.
+    /// The ConfigMap from which the chart's etcd pods read their cluster's token. Without it no pod that is as its
+    /// chart made it starts.
     #[must_use]
     pub fn bootstrap(&self) -> String {
         format!("{}-bootstrap", self.statefulset)

@@ -1,4 +1,4 @@
-//! What was seen just now. Everything that was not positively seen is named as such.
+//! What was seen just now. What is unknown is told from what was seen: by an error, by `None`, or by a flag of its own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub struct Answer {
     pub applied_index: u64,
     /// The errors it reports, alarms aside.
     pub errors: Vec<String>,
-    /// The alarms it knows of, anybody's.
+    /// The alarms that it knows of, its own and those of other members.
     pub alarms: Vec<Alarm>,
     /// Its database file.
     pub db: Database,
@@ -41,15 +41,15 @@ pub struct Answer {
 /// An alarm, as `Status` has it among its errors: `memberID:123 alarm:NOSPACE`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Alarm {
-    /// Whose.
+    /// The ID of the member that it is about.
     pub member: Id,
     /// `NOSPACE`, `CORRUPT`.
     pub kind: String,
 }
 
 impl Alarm {
-    /// Reads one of the errors of a `Status`; `None`: it is no alarm. Whoever prints it puts any
-    /// space between the two fields (protobuf's text form promises none).
+    /// Reads one of the errors of a `Status`; `None`: it is no alarm. Between the two fields may be any white space:
+    /// protobuf's text form does not fix it.
     #[must_use]
     pub fn parse(error: &str) -> Option<Self> {
         let field = |name: &str| error.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix(':'));
@@ -99,52 +99,56 @@ pub type Answered = Result<Answer, String>;
 /// A pod of the StatefulSet.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Pod {
-    /// Its UID: what is deleted is this pod and no later one.
+    /// Its UID. A delete names it, so that it never hits a later pod of the same name.
     pub uid: String,
     /// The node it is scheduled to.
     pub node: Option<String>,
-    /// Made a joiner by the webhook: it has the init container that waits for a permission.
+    /// The webhook made it a joiner: it has the init container `admit`, which waits for a permission.
     pub joiner: bool,
-    /// This run has deleted a pod of this ordinal before because it was held ([`Observed::is_held`]).
+    /// This run has deleted an earlier pod of this ordinal because it was held ([`Observed::is_held`]).
     pub freed: bool,
     /// `ETCD_INITIAL_CLUSTER` as it stands in the pod.
     pub initial_cluster: Option<String>,
-    /// The scheduler leaves it alone until its turn comes ([`crate::know::names::TURN`]).
+    /// It has our scheduling gate: it is not scheduled until its turn comes ([`crate::know::names::TURN`]).
     pub gated: bool,
-    /// `admit` runs and waits: image pulled, volume mounted, chart's own init containers done.
+    /// `admit` runs and waits: the image is pulled, the volume mounted, the chart's own init containers have ended.
     pub waits_in_admit: bool,
-    /// The permission that the Job wrote, if any: for which member ID.
+    /// The member ID under which the Job has permitted it to start, if it has.
     pub permitted: Option<Id>,
-    /// It was there before this run began: what keeps it may have been repaired since.
+    /// It was made before this run began. If it cannot start, the cause may have been repaired since, so making it
+    /// again once is worth a try.
     pub older: bool,
-    /// Its etcd has run: what it wrote is where the pod is.
+    /// The kubelet says that its etcd has run: its data directory may hold data.
+    ///
+    /// `started` and [`Pod::never_started`] are both false while the kubelet has not reported yet: unknown.
     pub started: bool,
-    /// Its etcd has positively never run: nothing of it is lost with the pod. Neither of the two:
-    /// the kubelet has not said anything yet.
+    /// The kubelet says that its etcd has never run: deleting the pod loses nothing.
     pub never_started: bool,
-    /// Made again, it would be made from another revision of the template.
+    /// If it were made again now, it would be made from another revision of the template.
     pub outdated: bool,
-    /// On an empty directory its etcd would start as new, and annotations of the pod can change that.
+    /// How its etcd starts on an empty directory comes from annotations of the pod, and these do not say yet what they
+    /// must for a member (`existing`, and nobody but itself): on a lost disk it could start as new.
     pub unsettled: bool,
-    /// Its etcd positively does not run now: nobody hears of what it holds.
+    /// The kubelet says that its etcd does not run now: it serves nobody.
     pub down: bool,
     /// Being deleted.
     pub terminating: bool,
-    /// It should have ended long ago: nobody on its node does it.
+    /// It was to end and has not, well after its grace period: its node is dead, or its kubelet.
     pub overdue: bool,
     /// The Ready condition.
     pub ready: bool,
-    /// Why it does not get on, in the kubelet's or scheduler's own words ("etcd-version: ErrImagePull: …").
+    /// Why it does not start or is not Ready, in the kubelet's or scheduler's own words ("etcd-version: ErrImagePull:
+    /// …").
     pub trouble: Option<Trouble>,
 }
 
-/// Why a pod does not get on.
+/// Why a pod does not start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     /// In the kubelet's or the scheduler's words.
     pub what: String,
-    /// Whether waiting is pointless (an image that cannot be pulled, a container that fails),
-    /// as against what may still come (a volume, a node).
+    /// Whether waiting is pointless: an image that cannot be pulled, a container that fails. Not so for a volume or a
+    /// node, which may still come.
     pub fatal: bool,
 }
 
@@ -153,17 +157,18 @@ pub struct Trouble {
 pub struct Volume {
     /// The claim exists.
     pub claimed: bool,
-    /// The claim, for a sentence: its name and class.
+    /// The claim's name and class, to put into a sentence.
     pub claim: String,
     /// The claim is bound.
     pub bound: bool,
-    /// The claim's class has no provisioner: its volume is ours to make.
+    /// The claim's class has no provisioner, so the Job makes its volume.
     pub ours: bool,
     /// The volume exists.
     pub exists: bool,
-    /// What differs between the volume that exists and the one that is needed.
+    /// Why the volume that exists cannot serve the claim; `None`: it can.
     pub misfit: Option<String>,
-    /// The volume is reserved for an earlier claim of this name, so this one cannot have it.
+    /// The volume is still reserved for an earlier claim of this name (`claimRef.uid`), so it is never bound to this
+    /// one.
     pub stale: bool,
     /// The volume is tied to a node (or pinning is turned off).
     pub pinned: bool,
@@ -180,27 +185,29 @@ pub struct Observed {
     pub desired: u32,
     /// The record in the StatefulSet's annotation.
     pub record: Option<Record>,
-    /// The Lease's copy, looked for where the annotation is gone: the StatefulSet was made again.
+    /// The copy of the record in the Lease; read only if the annotation is missing, as in a StatefulSet that was made
+    /// again.
     pub copy: Option<Record>,
     /// The roll-out of the pod template that is under way, in a sentence.
     pub rollout: Option<String>,
-    /// By ordinal, every one up to the larger of desired, record and member list.
+    /// By ordinal: what each member that was asked said. Asked is each that is recorded or has a pod.
     pub answers: BTreeMap<Ordinal, Answered>,
-    /// By ordinal, those that exist.
+    /// By ordinal: the pods that exist.
     pub pods: BTreeMap<Ordinal, Pod>,
     /// By ordinal.
     pub volumes: BTreeMap<Ordinal, Volume>,
-    /// The UIDs of the claims of ordinals that are not wanted, by ordinal; none where they are kept.
+    /// By ordinal: the UIDs of claims that are to be deleted because their ordinal is not wanted. Empty if claims are
+    /// kept.
     pub claims: BTreeMap<Ordinal, String>,
     /// The limits that the StatefulSet sets.
     pub room: Room,
-    /// A person's word that a count is wanted though something speaks against it.
+    /// The annotation by which a person lifts what can be lifted for one count.
     pub override_: Option<Override>,
-    /// How long the member that is joining has been in the member list, as far as this run knows.
+    /// How long the joining member has been in the member list, counted from when this run first saw it there.
     pub joining_for: Option<Duration>,
 }
 
-/// The member list on which all who answered agree.
+/// The member list that a quorum of its voters holds ([`agreed`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agreed {
     /// The cluster's ID.
@@ -212,10 +219,10 @@ pub struct Agreed {
 }
 
 impl Agreed {
-    /// The list with each member at its ordinal, ascending.
+    /// The members with their ordinals, ascending.
     ///
     /// # Errors
-    /// A member that is at none.
+    /// A member whose peer URL belongs to no ordinal.
     pub fn by_ordinal(&self, target: &Target) -> Result<Vec<(Ordinal, &ListedMember)>, &ListedMember> {
         let place = |member| Ok((ordinal_of(target, member).ok_or(member)?, member));
         let mut listed = self.members.iter().map(place).collect::<Result<Vec<_>, _>>()?;
@@ -224,7 +231,7 @@ impl Agreed {
     }
 }
 
-/// The ordinal that a listed member is reached at.
+/// The ordinal whose peer URL a listed member has.
 #[must_use]
 pub fn ordinal_of(target: &Target, member: &ListedMember) -> Option<Ordinal> {
     member.peer_urls.iter().find_map(|url| target.ordinal_of_peer_url(url))
@@ -237,19 +244,21 @@ impl Observed {
         self.answers.get(&ordinal)?.as_ref().ok()
     }
 
-    /// Whether a member's etcd has started and is not heard: it may wait for an entry of etcd's log, which where no client
-    /// writes nobody makes.
+    /// Whether a member's etcd has started and does not answer. It may be waiting for the next entry of etcd's log, and
+    /// if no client writes, there is none until somebody makes one.
     ///
-    /// An etcd 3.6 that was sent a snapshot counts nothing as applied until the entry after it, and refuses its own
-    /// announcement with "too many requests" meanwhile, without a pause and for ever: of a single voter with over 10 000
-    /// entries and no client 8 of 8 learners, of three voters 2 of 6 (run: 3.6.16; 3.5.35 and 3.4.23 serve after 7 s).
+    /// An etcd 3.6 that was brought up by a database snapshot counts nothing as applied until the next entry, and until
+    /// then refuses its own announcement to the cluster ("too many requests"), over and over and for ever. Run with
+    /// 3.6.16 and no client: with one voter that has more than 10 000 entries, 8 of 8 learners waited; with three
+    /// voters, 2 of 6. 3.5.35 and 3.4.23 serve after 7 s.
     #[must_use]
     pub fn may_wait_for_entry(&self) -> bool {
         self.pods.iter().any(|(&ordinal, pod)| pod.started && !pod.terminating && self.answer(ordinal).is_none())
     }
 
-    /// Whether a pod is held though its member has served: it waits for a permission that nobody gives to a member.
-    /// Who had one, or whose etcd has run, is not.
+    /// Whether a pod waits in `admit` although its member is recorded as one that has served. The Job gives a
+    /// permission to joining members only, so this pod would wait for ever. A pod that has a permission, or whose etcd
+    /// has run, is not held.
     #[must_use]
     pub fn is_held(&self, ordinal: Ordinal) -> bool {
         let served = self.record.as_ref().and_then(|record| record.state(ordinal)) == Some(State::Member);
@@ -257,7 +266,7 @@ impl Observed {
         served && ordinal < self.desired && self.pods.get(&ordinal).is_some_and(waits)
     }
 
-    /// Whether a member answers as itself and is well.
+    /// Whether a member answers under its own ID, knows a leader and reports no errors.
     ///
     /// # Errors
     /// What is wrong, in the end of a sentence.
@@ -283,23 +292,23 @@ impl Observed {
     }
 }
 
-/// A member list, and who holds it.
+/// A member list, and the members that hold it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
     /// The list.
     pub agreed: Agreed,
-    /// The members that tell it, by the ordinal that was asked.
+    /// The members that answered with this list, by the ordinal that was asked.
     pub holders: BTreeMap<Ordinal, Id>,
 }
 
 impl View {
-    /// How many of its voters hold it, and how many there are.
+    /// How many of its voters hold this list, and how many voters it has.
     fn heard(&self) -> (usize, usize) {
         let voters: Vec<Id> = self.agreed.members.iter().filter(|m| !m.learner).map(|m| m.id).collect();
         (voters.iter().filter(|id| self.holders.values().any(|holder| holder == *id)).count(), voters.len())
     }
 
-    /// Whether a quorum of its voters holds it: these are a cluster.
+    /// Whether a quorum of its voters holds this list, so that they can act as a cluster.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         let (heard, voters) = self.heard();
@@ -315,7 +324,7 @@ impl View {
     }
 }
 
-/// What the members hold to be the member list, each different one once.
+/// The different member lists that the members answered with, each with its holders.
 #[must_use]
 pub fn views(answers: &BTreeMap<Ordinal, Answered>) -> Vec<View> {
     let mut views: Vec<View> = Vec::new();
@@ -341,10 +350,10 @@ pub fn views(answers: &BTreeMap<Ordinal, Answered>) -> Vec<View> {
 
 /// The member list, when a quorum of its voters holds the same one.
 ///
-/// The client's list is not linearizable, so every member is asked and all whom it names must
-/// agree (docs/decisions/0002-three-truths-and-the-record.md). Who is not named in it has no say
-/// (0030-who-the-agreed-list-does-not-name.md there): what was removed may still
-/// answer as a cluster of its own. Where two clusters answer, the record tells which is ours.
+/// A member's list alone proves nothing (the client crate's call is not linearizable), so every member is asked, and
+/// those that the list names must not hold another one (docs/decisions/0002-three-truths-and-the-record.md; 0030-who-the-agreed-list-does-not-name.md there). A member that the list does not name
+/// has no say: one that was removed may go on answering as a cluster of its own. If two lists each have a quorum, the
+/// record tells which cluster is ours.
 ///
 /// # Errors
 /// What was not observed, in a sentence.
@@ -384,7 +393,7 @@ pub fn agreed(
     }
 }
 
-/// Who did not answer, and why, for a sentence.
+/// The members that did not answer and why, to put into a sentence.
 fn silence(target: &Target, answers: &BTreeMap<Ordinal, Answered>) -> String {
     let silent: Vec<String> = answers
         .iter()

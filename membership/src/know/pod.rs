@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::object::{list, text};
 
-/// Whether a pod is this very StatefulSet's: not one that was deleted, nor a person's.
+/// Whether this very StatefulSet owns a pod, by its UID: not an earlier one of the same name. A pod that a person made
+/// has no such owner.
 #[must_use]
 pub fn owned_by(pod: &Value, statefulset: &Value) -> bool {
     let uid = text(statefulset, &["metadata", "uid"]);

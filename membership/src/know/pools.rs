@@ -1,4 +1,5 @@
-//! Mayastor's DiskPools, which the page has a person look at before members change.
+//! Mayastor's DiskPools. DataCore's page on scaling etcd (docs/facts-etcd.md, section 1) has a person look at them
+//! before members change.
 //!
 //! The columns are those of `kubectl get dsp`. Their fields differ between the served versions (facts-etcd 1.4):
 //! POOL_STATUS is `status.pool_status`, in newer ones STATUS from `status.status`; STATE is `status.cr_state`, in the
@@ -44,8 +45,8 @@ impl Pool {
     }
 }
 
-/// What keeps members from joining or leaving: the pools that are not well, by name. What a pool does not say is not
-/// known to be well.
+/// The sentence that keeps members from joining: the pools that are not Created and Online, by name. A pool that does
+/// not report a state is not known to be well, and counts as not well.
 #[must_use]
 pub fn unwell(pools: &[Pool]) -> Option<String> {
     let said = |said: &Option<String>| said.clone().unwrap_or_else(|| "nothing yet".into());

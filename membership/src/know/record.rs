@@ -55,7 +55,7 @@ pub enum State {
 }
 
 impl State {
-    /// Whether the member is to be found in etcd's list: one that joins or leaves may or may not be.
+    /// Whether the member must be in etcd's member list. One that joins or leaves may be in it or not.
     #[must_use]
     pub fn is_settled(self) -> bool {
         matches!(self, Self::Bootstrapping | Self::Member)
@@ -124,14 +124,14 @@ impl Record {
         self.members.get(&ordinal).map(|recorded| recorded.state)
     }
 
-    /// How many replicas have every member of the verified cluster, those still joining not among
-    /// them. Scaling to this count is going back.
+    /// The count of replicas at which every recorded member has its pod; members that are still joining do not count.
+    /// Scaling to this count is going back.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.verified().last().map_or(0, |last| last + 1)
     }
 
-    /// The lowest ordinal that is not a member's though a higher one is: its member was removed by hand.
+    /// The lowest ordinal without a member, if a higher one has a member: its own was removed by hand.
     #[must_use]
     pub fn gap(&self) -> Option<Ordinal> {
         (0..).zip(self.verified()).find(|(expected, ordinal)| expected != ordinal).map(|(expected, _)| expected)

@@ -1,10 +1,11 @@
-//! How etcd is started in a pod or in a pod template: read once, judged in one place.
+//! How etcd is started in a pod or in a pod template: which program, flags, variables, data directory. Read in this one
+//! place.
 //!
-//! What is not understood whole is touched nowhere: neither a member's pod nor the template is written to, no
-//! newcomer's pod is let in, and no change of the count is admitted. etcd takes its settings from a configuration
-//! file (then from nothing else), from flags, and from variables; it ends where a variable is shadowed by a flag
-//! (etcd 3.7.1 server/etcdmain/config.go, pkg/flags/flag.go). So a variable that is written beside a flag of that
-//! name keeps every pod that is made again from starting.
+//! If any part of it is not understood, nothing is written: not into a member's pod, not into the template; no
+//! newcomer's pod is let in, and no change of the count is admitted. etcd takes its settings from a configuration file
+//! (and then from nothing else), from flags, and from variables, and it exits if a setting is given both as a flag and
+//! as a variable (etcd 3.7.1 server/etcdmain/config.go, pkg/flags/flag.go). So a variable that we wrote beside a flag
+//! of that name would keep every pod that is made again from starting.
 
 mod reason;
 mod settings;
@@ -20,7 +21,7 @@ use settings::{Settings, Told};
 
 /// The program's file name.
 const ETCD: &str = "etcd";
-/// What Bitnami's images run where no command is given: it calls the set-up, then the script that it is given.
+/// The entry point of Bitnami's images: it runs their set-up, then the script that it is given.
 const BITNAMI_ENTRYPOINT: &str = "/opt/bitnami/scripts/etcd/entrypoint.sh";
 /// The script that starts plain etcd in Bitnami's images. Called directly, it skips their set-up,
 /// which adds members and wipes directories by itself (facts-etcd 2.4 and 7).
@@ -29,7 +30,7 @@ pub(crate) const BITNAMI_RUN: &str = "/opt/bitnami/scripts/etcd/run.sh";
 const BITNAMI_ETCD: &str = "/opt/bitnami/etcd/bin/etcd";
 /// Where Bitnami's scripts look for a configuration file.
 const BITNAMI_CONF: &str = "/opt/bitnami/etcd/conf";
-/// Variables that only Bitnami's scripts read. One of the last three they cannot do without.
+/// Variables that only Bitnami's scripts read. The scripts need one of the last three.
 const BITNAMI_VARIABLES: [&str; 6] = [
     "BITNAMI_DEBUG",
     "ETCD_ON_K8S",
@@ -38,20 +39,20 @@ const BITNAMI_VARIABLES: [&str; 6] = [
     "ETCD_ROOT_PASSWORD",
     "ETCD_ROOT_PASSWORD_FILE",
 ];
-/// Of variables that begin so Bitnami's scripts make a configuration file.
+/// From variables with this prefix Bitnami's scripts write a configuration file.
 const BITNAMI_SETTING: &str = "ETCD_CFG_";
-/// Ways to find the first members of which etcd takes one only, and a list of members is another.
+/// Ways to find the first members. etcd takes only one way, and a list of members (`initial-cluster`) is another.
 const DISCOVERY: [&str; 5] =
     ["discovery", "discovery-srv", "discovery-srv-name", "discovery-endpoints", "discovery-token"];
-/// Flags whose variables are managed.
+/// The flags whose variables we write.
 const MANAGED_FLAGS: [&str; 2] = ["initial-cluster", "initial-cluster-state"];
 
-/// How etcd is started, where that is understood whole.
+/// How etcd is started. There is one only if all of it is understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
     /// The member's data directory.
     pub data_dir: String,
-    /// By Bitnami's scripts, which act on the environment themselves.
+    /// Whether Bitnami's scripts start it, which act on the environment themselves.
     pub scripts: bool,
     /// Where etcd itself is in its image.
     pub program: String,
@@ -78,7 +79,8 @@ pub fn of_pod(pod: &Value, statefulset: &Value, target: &Target, ordinal: Ordina
     understand(get(pod, &["spec"]).unwrap_or(&Value::Null), &claims(statefulset), target, ordinal)
 }
 
-/// The flag that is given beside its variable in the StatefulSet's template: no pod that is made from it starts.
+/// A managed setting that the StatefulSet's template gives both as a flag and as a variable: no pod made from it
+/// starts.
 #[must_use]
 pub fn shadowed(object: &Value, target: &Target) -> Option<&'static str> {
     let etcd = etcd(get(object, &["spec", "template", "spec"])?, target)?;
@@ -140,16 +142,16 @@ fn shadowed_in(settings: &Settings<'_>) -> Option<&'static str> {
     MANAGED_FLAGS.into_iter().find(|flag| settings.has_flag(flag) && settings.has_variable(flag))
 }
 
-/// Whether Bitnami's scripts start etcd; else etcd is started itself.
+/// Whether Bitnami's scripts start etcd; false: the container's command is etcd itself.
 ///
-/// Told by the command and the environment: a registry's path may say "bitnami" of any image.
+/// Told from the command and the environment, not from the image's name: any image may have "bitnami" in its path.
 fn by_scripts(etcd: &Value) -> Result<bool, NotUnderstood> {
     let line: Vec<&str> = settings::command_line(etcd).collect();
     let env = list(etcd, &["env"]);
     match line.split_first() {
         None if BITNAMI_VARIABLES.iter().any(|name| named(env, name).is_some()) => Ok(true),
         None => Err(NotUnderstood::Program(None)),
-        // Arguments alone stand in place of the image's command, or behind its entry point.
+        // Arguments without a command go to the image's entry point, which is not known here.
         Some(_) if list(etcd, &["command"]).is_empty() => Err(NotUnderstood::Program(None)),
         Some((&BITNAMI_RUN, [])) | Some((&BITNAMI_ENTRYPOINT, [BITNAMI_RUN])) => Ok(true),
         Some((program, arguments)) if program.rsplit('/').next() == Some(ETCD) && settings::are_flags(arguments) => {
@@ -159,7 +161,7 @@ fn by_scripts(etcd: &Value) -> Result<bool, NotUnderstood> {
     }
 }
 
-/// A configuration file: etcd reads nothing else then.
+/// Refuses a configuration file: etcd then reads nothing else.
 fn configured_by_file(
     etcd: &Value,
     pod_spec: &Value,
@@ -176,7 +178,7 @@ fn configured_by_file(
     if let Some(name) = names.find(|name| name.starts_with(BITNAMI_SETTING)) {
         return Err(NotUnderstood::File(name.to_owned()));
     }
-    // Chart 12 mounts an empty directory there.
+    // Bitnami's chart 12 mounts an emptyDir there, which holds no file.
     let mounted = list(etcd, &["volumeMounts"]).iter().find(|mount| {
         let path = text(mount, &["mountPath"]).unwrap_or_default();
         let volume = volume(pod_spec, text(mount, &["name"]).unwrap_or_default());
@@ -188,15 +190,16 @@ fn configured_by_file(
     }
 }
 
-/// The member's data directory, on a claim of the pod's own. A newcomer's is looked into before it starts, and moved
-/// aside as a whole: where it is not certain, a stale or a live member's data could be started on.
+/// The member's data directory, if it is on a claim of the pod's own. A newcomer's directory is looked into before etcd
+/// starts, and its content moved aside as a whole. If it were another directory than the one looked into, etcd could
+/// start on the data of a removed or a living member.
 fn data_dir(etcd: &Value, pod_spec: &Value, claims: &[&str], settings: &Settings<'_>) -> Result<String, NotUnderstood> {
     let Told::Is(dir) = settings.of_either("data-dir") else { return Err(NotUnderstood::DataDirectory) };
     let dir = dir.trim_end_matches('/').to_owned();
     if !dir.starts_with('/') || dir.split('/').any(|part| part == "..") {
         return Err(NotUnderstood::DataDirectory);
     }
-    // What is judged by is the log: it must be there.
+    // What a directory holds is told from the write-ahead log, so the log must be in it.
     if settings.of_either("wal-dir") != Told::Absent {
         return Err(NotUnderstood::Log);
     }
@@ -224,13 +227,13 @@ fn data_dir(etcd: &Value, pod_spec: &Value, claims: &[&str], settings: &Settings
     Err(NotUnderstood::Kept { dir, on })
 }
 
-/// Where etcd itself is, to ask its version of the image that will run.
+/// The path of etcd in its image. A joining pod runs it with `--version` first, to prove the image.
 fn program(etcd: &Value, scripts: bool) -> String {
     let first = settings::command_line(etcd).next();
     if scripts { BITNAMI_ETCD } else { first.unwrap_or(ETCD) }.to_owned()
 }
 
-/// Whether the image is of a version whose scripts refuse an empty disk by themselves.
+/// Whether the image is of a version (before 3.6, by its tag) whose scripts refuse an empty disk by themselves.
 fn harmless(etcd: &Value) -> bool {
     let tag = text(etcd, &["image"])
         .and_then(|image| image.split('@').next())

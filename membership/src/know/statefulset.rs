@@ -46,14 +46,14 @@ pub fn managed_of(object: &Value, target: &Target) -> Map<String, Value> {
     environment::managed(container.unwrap_or(&Value::Null))
 }
 
-/// Since when the StatefulSet is given back, if it is.
+/// Since when etcd-scaler leaves the StatefulSet alone, if it does ([`LEFT`]).
 #[must_use]
 pub fn left(object: &Value) -> Option<&str> {
     annotation(object, LEFT)
 }
 
-/// What its chart says of a count that was set through `statefulsets/scale`; one that cannot be
-/// understood refuses.
+/// What its chart says about a count that was set through `statefulsets/scale`. A value that cannot be understood
+/// counts as `refuse`.
 #[must_use]
 pub fn on_reset(object: &Value) -> Option<OnReset> {
     annotation(object, ON_RESET).map(|text| text.parse().unwrap_or_default())
@@ -75,15 +75,15 @@ pub fn room(object: &Value, target: &Target) -> Room {
     Room { quota: quota.unwrap_or(DEFAULT_QUOTA), volume: text(object, &claim).and_then(quantity) }
 }
 
-/// That members hold different keys, as it was confirmed last, in a sentence.
+/// The sentence that members hold different keys, if the last comparison confirmed that.
 #[must_use]
 pub fn diverged(object: &Value) -> Option<String> {
     let summary = Summary::parse(annotation(object, SUMMARY)?)?;
     summary.diverged().map(|it| format!("{} (since {})", it.message, it.last_transition_time))
 }
 
-/// A person's word that one count is wanted though something speaks against it; an error where it
-/// cannot be understood.
+/// The annotation by which a person lifts what can be lifted for one count ([`OVERRIDE`]); an error if it cannot be
+/// understood.
 #[must_use]
 pub fn override_of(object: &Value) -> Option<Result<Override, String>> {
     annotation(object, OVERRIDE).map(Override::parse)
@@ -95,7 +95,7 @@ pub fn controller(object: &Value) -> Option<&str> {
     annotation(object, CONTROLLER)
 }
 
-/// Whether the claim of a pod that is scaled away goes with it.
+/// Whether Kubernetes deletes the claim of a pod that is scaled away (`whenScaled: Delete`).
 #[must_use]
 pub fn deletes_claims(object: &Value) -> bool {
     text(object, &["spec", "persistentVolumeClaimRetentionPolicy", "whenScaled"]) == Some("Delete")
@@ -103,8 +103,8 @@ pub fn deletes_claims(object: &Value) -> bool {
 
 /// A roll-out that is under way, in a sentence; `None` when there is none.
 ///
-/// While a partition of ours is in force nothing rolls, whatever the revisions are: they then
-/// differ by the managed environment alone. OnDelete never rolls by itself.
+/// While our partition is in force, nothing rolls, although the revisions differ: they differ by the managed
+/// environment alone. OnDelete never rolls by itself.
 #[must_use]
 pub fn rollout(object: &Value) -> Option<String> {
     if rolls_nobody(object) {
@@ -125,16 +125,17 @@ pub fn rollout(object: &Value) -> Option<String> {
     if updated < to_update {
         return Some(format!("{updated} of {to_update} pods are updated"));
     }
-    // The controller makes the new template the current one only when every pod is Ready, and with a
-    // partition never: one of ours now, and each pod made again would come from the old template.
+    // All pods have the new template. The controller makes its revision the current one only when every pod is Ready,
+    // and with a partition never. If we set our partition before that, each pod made again would come from the old
+    // template.
     let ready = number(object, &["status", "readyReplicas"]).unwrap_or(0);
     (partition == 0).then(|| format!("all pods are updated, {ready} of {to_update} are Ready"))
 }
 
-/// A roll-out that their own partition stops half-way (a canary), in a sentence.
+/// A roll-out that the person's or chart's own partition stops half-way (a canary), in a sentence.
 ///
-/// Nothing rolls then, but pods of two templates are there. Ours, above all pods, would have each
-/// that is made again go back to the older one.
+/// Nothing rolls then, but there are pods of two templates. Our partition, above all ordinals, would have each pod that
+/// is made again come from the older one.
 #[must_use]
 pub fn canary(object: &Value) -> Option<String> {
     let partition = partition(object).filter(|partition| *partition > 0)?;
@@ -147,15 +148,15 @@ pub fn canary(object: &Value) -> Option<String> {
     two.then(|| format!("partition {partition}: {updated} of {all} pods are updated"))
 }
 
-/// What of `spec.updateStrategy` is not known to roll one pod of so many at a time, in a sentence: a kind that came with a
-/// later Kubernetes, or more than one at once.
+/// Why it is not certain that `spec.updateStrategy` rolls one pod at a time, of `count` pods, in a sentence: a type of
+/// a later Kubernetes, or a `maxUnavailable` of more than one. `None`: it does.
 #[must_use]
 pub fn unknown_strategy(object: &Value, count: u32) -> Option<String> {
     if let Some(kind) = strategy(object).filter(|kind| !["RollingUpdate", "OnDelete"].contains(kind)) {
         return Some(format!("spec.updateStrategy.type is {kind}, which this etcd-scaler does not know"));
     }
     let max = get(object, &["spec", "updateStrategy", "rollingUpdate", "maxUnavailable"])?;
-    // As Kubernetes has it: a share is rounded down, and never less than one.
+    // As Kubernetes computes it: a percentage is rounded down, and is at least one pod.
     let at_once = match max.as_str() {
         None => max.as_u64(),
         Some(text) => {
@@ -171,25 +172,25 @@ fn strategy(object: &Value) -> Option<&str> {
     text(object, &["spec", "updateStrategy", "type"])
 }
 
-/// Whether its updates roll as a partition says; absent is RollingUpdate, as Kubernetes has it.
+/// Whether a partition has an effect: the strategy is RollingUpdate, which is the default.
 pub(crate) fn rolls_by_partition(object: &Value) -> bool {
     strategy(object).is_none_or(|kind| kind == "RollingUpdate")
 }
 
-/// Whether the controller has no reason to delete a pod that is wanted and has not ended: it rolls
-/// nobody while a partition of ours is in force, and never under `OnDelete`.
+/// Whether the controller rolls no pod: while our partition is in force, and always under `OnDelete`. It then has no
+/// reason to delete a pod that is wanted and has not ended.
 #[must_use]
 pub fn rolls_nobody(object: &Value) -> bool {
     on_delete(object) || is_frozen(object)
 }
 
-/// Whether a partition of ours holds every pod.
+/// Whether our partition is in force, above every ordinal.
 fn is_frozen(object: &Value) -> bool {
     rolls_by_partition(object) && annotation(object, KEPT_PARTITION).is_some()
 }
 
-/// Where the controller is behind what is wanted, in a sentence: pods missing, too many, not Ready,
-/// or made from an older template than the strategy allows. `None`: it has nothing to do.
+/// What the controller has still to do, in a sentence: pods are missing, too many, not Ready, or made from an older
+/// template than the strategy allows. `None`: nothing.
 #[must_use]
 pub fn behind(object: &Value) -> Option<String> {
     let wanted = replicas(object);
@@ -204,7 +205,7 @@ pub fn behind(object: &Value) -> Option<String> {
     rollout(object)
 }
 
-/// Whether a record's members answer now: a quorum of them holds a member list with each of them.
+/// Whether the recorded cluster answers now: a quorum agrees on a member list that has every recorded member.
 #[must_use]
 pub fn lives(record: &Record, target: &Target, answers: &BTreeMap<Ordinal, Answered>) -> bool {
     let Ok(agreed) = agreed(target, answers, Some(record)) else { return false };
@@ -213,7 +214,8 @@ pub fn lives(record: &Record, target: &Target, answers: &BTreeMap<Ordinal, Answe
         && settled.all(|recorded| agreed.members.iter().any(|member| member.id == recorded.id))
 }
 
-/// Whether its pods start no etcd before the Job has written the token of their cluster.
+/// Whether its etcd container has the cluster's token from our ConfigMap, so that no pod starts etcd before the Job has
+/// written it.
 #[must_use]
 pub fn waits_for_token(object: &Value, target: &Target) -> bool {
     let spec = get(object, &["spec", "template", "spec"]).unwrap_or(&Value::Null);
@@ -221,14 +223,15 @@ pub fn waits_for_token(object: &Value, target: &Target) -> bool {
     container.is_some_and(|container| environment::token_is_from(container, &target.bootstrap()))
 }
 
-/// Whether pods that are made now have what an earlier cluster left behind set aside.
+/// Whether, by a person's word, pods that are made now set aside what an earlier cluster left in their data
+/// directories.
 #[must_use]
 pub fn begins_anew(object: &Value, target: &Target) -> bool {
     let decided = annotation(object, DECIDED).and_then(Decided::parse);
     decided == Some(Decided::Anew) && waits_for_token(object, target)
 }
 
-/// The names of the claims that the pods of these ordinals have.
+/// The names of the claims of these ordinals.
 #[must_use]
 pub fn claims(object: &Value, target: &Target, ordinals: impl Iterator<Item = Ordinal>) -> Vec<String> {
     let name = text(object, &["spec", "volumeClaimTemplates", "0", "metadata", "name"]);

@@ -1,5 +1,5 @@
-//! What is known of the cluster as a whole, in an annotation of the StatefulSet, in the form of Kubernetes' conditions. Its
-//! format is a contract.
+//! What the last comparison of the members' keys found, in an annotation of the StatefulSet, in the form of Kubernetes'
+//! conditions. The format is a contract.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,14 +8,14 @@ const VERSION: u32 = 1;
 /// Whether all voting members hold the same keys.
 const DATA_EQUAL: &str = "DataEqual";
 
-/// What the members' keys were when they were compared last.
+/// What the last comparison of the members' keys found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
-    /// The same.
+    /// They are the same.
     True,
-    /// Confirmed key by key: they are not.
+    /// They differ, confirmed key by key.
     False,
-    /// Could not be told.
+    /// It could not be told.
     Unknown,
 }
 
@@ -56,8 +56,8 @@ impl Summary {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// What the last comparison found, in place of what one before it did; `None`: there is nothing to write. What could
-    /// not be told takes nothing back that was.
+    /// The summary with what a comparison has found now; `None`: there is nothing to write, because it is no news. An
+    /// earlier result stays if it could not be told this time.
     #[must_use]
     pub fn with_data(before: Option<&Self>, status: Status, message: &str, now: &str) -> Option<Self> {
         let mut conditions = before.map_or_else(Vec::new, |before| before.conditions.clone());
@@ -75,7 +75,7 @@ impl Summary {
         Some(Self { v: VERSION, conditions })
     }
 
-    /// That members hold different keys, as it was confirmed last.
+    /// The condition that says that members hold different keys, if the last comparison confirmed that.
     #[must_use]
     pub fn diverged(&self) -> Option<&Condition> {
         self.conditions.iter().find(|it| it.kind == DATA_EQUAL && it.status == Status::False)

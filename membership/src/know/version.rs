@@ -31,7 +31,7 @@ impl FromStr for Version {
 }
 
 impl Version {
-    /// Whether a promotion is kept where 3.6 looks for it: 3.5.1–3.5.19 do not write it into the store that
+    /// Whether the promotion of a learner survives the upgrade to 3.6: 3.5.1–3.5.19 do not write it into the store that
     /// 3.6 reads (facts-etcd 5.2, 5.4).
     #[must_use]
     pub fn keeps_promotions(self) -> bool {
@@ -52,8 +52,9 @@ pub enum JoinAs {
 
 /// How a member joins a cluster of this version and number of voters.
 ///
-/// Where a promotion is not kept ([`Version::keeps_promotions`]) a newcomer joins as a voter if the others
-/// are three or more; 1 → 2 is always as a learner, because as a voter it cannot be undone.
+/// If a promotion does not survive ([`Version::keeps_promotions`]), a newcomer to three or more members joins as a
+/// voter. With fewer it joins as a learner all the same: 1 → 2 as a voter cannot be undone, because the second would be
+/// needed for the quorum that removes it.
 #[must_use]
 pub fn join_as(version: Version, voters: usize) -> JoinAs {
     if voters >= 3 && !version.keeps_promotions() { JoinAs::Voter } else { JoinAs::Learner }

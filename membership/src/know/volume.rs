@@ -1,4 +1,4 @@
-//! The PersistentVolume of an ordinal: how it is called, whose it is, and whether it serves a claim.
+//! The PersistentVolume of an ordinal: its name, who owns it, and whether it can serve a claim.
 
 use serde_json::{Value, json};
 
@@ -22,16 +22,18 @@ pub struct VolumePlan {
     pub host_path: String,
     /// A Kubernetes quantity (`2Gi`).
     pub capacity: String,
-    /// `Retain`, or the page's `Delete`, which ends in phase Failed outside /tmp (facts-kubernetes F).
+    /// `Retain`, or `Delete` as DataCore's page has it; with `Delete` a hostPath volume outside /tmp ends in phase
+    /// Failed (facts-kubernetes F).
     pub reclaim_policy: String,
     /// Tie the volume to the node that the pod was scheduled to.
     pub pin: bool,
-    /// Set `pv.kubernetes.io/bound-by-controller` by hand as the page does: an unbind then drops
-    /// the whole claimRef.
+    /// Set `pv.kubernetes.io/bound-by-controller` by hand, as DataCore's page does. When the claim is deleted, the
+    /// whole claimRef is then dropped.
     pub bound_by_controller: bool,
     /// What becomes of it when its member has left.
     pub on_scale_down: OnScaleDown,
-    /// The Helm release that a parent chart would own the volume under.
+    /// The Helm release that is named as the owner of the volume, so that a parent chart that makes volumes takes it
+    /// for its own.
     pub release: String,
     /// That release's namespace.
     pub release_namespace: String,
@@ -50,7 +52,7 @@ impl VolumePlan {
         format!("{}{ordinal}", self.host_path)
     }
 
-    /// What keeps an existing volume from serving a claim, in a sentence; `None`: it fits.
+    /// Why an existing volume cannot serve a claim, in a sentence; `None`: it can.
     #[must_use]
     pub fn misfit(&self, existing: &Value, target: &Target, claim: &str, class: &str) -> Option<String> {
         let spec = &existing["spec"];
@@ -75,7 +77,7 @@ impl VolumePlan {
     }
 }
 
-/// That a volume of another's keeps a pod from its own, in a sentence; `misfit`: what differs.
+/// The sentence that a volume of that name exists and cannot serve the pod; `misfit`: why.
 #[must_use]
 pub fn does_not_fit(pod: &str, misfit: &str) -> String {
     format!(
@@ -89,14 +91,15 @@ pub fn is_provisioned(provisioner: Option<&str>) -> bool {
     provisioner.is_some_and(|provisioner| provisioner != "kubernetes.io/no-provisioner")
 }
 
-/// Whether a volume is kept for an earlier claim of that name, by the UID: it is never bound to this
-/// one before that is cleared (facts-kubernetes F).
+/// Whether a volume is still reserved for an earlier claim of that name, by the UID in its claimRef. It is never bound
+/// to the new claim before that UID is cleared (facts-kubernetes F).
 #[must_use]
 pub fn is_stale(volume: &Value, claim_uid: &str) -> bool {
     volume["spec"]["claimRef"]["uid"].as_str().is_some_and(|uid| !uid.is_empty() && uid != claim_uid)
 }
 
-/// The hostname that a volume (JSON) is tied to as [`pinned_to`](crate::write::volume::pinned_to) does it; `None`: it is not, or not so.
+/// The hostname that a volume (JSON) is tied to, if [`pinned_to`](crate::write::volume::pinned_to) or somebody in the
+/// same way has tied it; `None`: it is not tied, or otherwise.
 #[must_use]
 pub fn is_pinned_to(volume: &Value) -> Option<&str> {
     let hosts = volume.pointer("/spec/nodeAffinity/required/nodeSelectorTerms/0/matchExpressions/0")?;

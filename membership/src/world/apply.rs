@@ -1,5 +1,5 @@
-//! A step, applied to a world: what the run promises before it, and what comes of it where
-//! something else happened between the look and the step.
+//! Applies a step to a world: the promises that must hold before it, and its effect, also if something else happened
+//! between the look and the step.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::know::quorum::quorum;
 use crate::know::record::State;
 use crate::know::version::JoinAs;
 
-/// The end of the checks when this does not hold.
+/// Ends the checks if this does not hold.
 macro_rules! promise {
     ($holds:expr, $($what:tt)+) => {
         if !$holds {
@@ -22,7 +22,7 @@ macro_rules! promise {
 }
 
 impl World {
-    /// Holds a decision against the invariants, in the world that was looked at.
+    /// Checks a decision against the invariants, in the world that was looked at.
     ///
     /// # Errors
     /// The promise that it breaks.
@@ -110,13 +110,13 @@ impl World {
         Ok(())
     }
 
-    /// What holds in every world, whatever happens.
+    /// Checks what must hold in every world, whatever happens.
     ///
     /// # Errors
     /// The promise that is broken.
     pub fn sound(&self) -> Result<(), String> {
         let recorded = |ordinal| self.record.as_ref().and_then(|record| record.state(ordinal));
-        // An installation is unstarted as a whole.
+        // Right after an install, all members are unstarted.
         if self.record.is_none() || self.members.keys().any(|&o| recorded(o) == Some(State::Bootstrapping)) {
             return Ok(());
         }

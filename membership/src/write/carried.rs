@@ -1,6 +1,6 @@
-//! What a live StatefulSet of an earlier chart keeps when it is updated to the chart as it is: what etcd reads on an
-//! empty directory only, so nobody is restarted for it. Helm renders it so by itself (`lookup`); a program that only
-//! renders cannot.
+//! What a live StatefulSet of an earlier chart keeps when it is updated to the chart of today, so that no member is
+//! restarted for it: settings that etcd reads on an empty directory only. Helm renders them from the live object
+//! (`lookup`); a program that only renders, such as a GitOps controller, cannot, so the webhook does it.
 
 use json_patch::Patch;
 use serde_json::Value;
@@ -10,7 +10,7 @@ use crate::know::environment;
 use crate::know::names::{LOOK, Target};
 use crate::know::object::{get, list, named, text};
 
-/// The update with what the live object keeps, and what makes it so; `None`: it keeps nothing.
+/// The update with what the live object keeps, and the patch for that; `None`: it keeps nothing.
 #[must_use]
 pub fn carried(old: &Value, new: &Value, target: &Target) -> Option<(Value, Patch)> {
     let mut edit = Edit::new(new);
@@ -20,7 +20,7 @@ pub fn carried(old: &Value, new: &Value, target: &Target) -> Option<(Value, Patc
     (!edit.operations.is_empty()).then(|| (edit.object.clone(), edit.finish()))
 }
 
-/// A token that is a literal stays one.
+/// If the live token is a literal, it stays instead of the reference to our ConfigMap.
 fn token(edit: &mut Edit, old: &Value, new: &Value, target: &Target) -> Option<()> {
     let (before, now) =
         (environment::container(old, &target.container)?, environment::container(new, &target.container)?);
@@ -38,7 +38,7 @@ fn token(edit: &mut Edit, old: &Value, new: &Value, target: &Target) -> Option<(
     Some(())
 }
 
-/// An init container that looks into no directory need not: its cluster has begun.
+/// If the live init container does not look into the data directory, it stays: its cluster has begun already.
 fn look(edit: &mut Edit, old: &Value, new: &Value) -> Option<()> {
     let (before, now) = (list(old, &["initContainers"]), list(new, &["initContainers"]));
     let before = get(&before[named(before, LOOK)?], &["command"])?;

@@ -7,21 +7,21 @@ use crate::know::environment::{INITIAL_CLUSTER_TOKEN, MANAGED, container};
 use crate::know::names;
 use crate::know::object::{named, text};
 
-/// One more in a template's initial cluster, at a name that nobody has (RFC 6761: `.invalid` never resolves): with it
-/// the list is never that of a live cluster, so etcd refuses to start on an empty directory ("member count is unequal").
-/// On a directory with data etcd does not read the list (run: `all::lost_disk`).
+/// A peer that does not exist, appended to `ETCD_INITIAL_CLUSTER` in a template (RFC 6761: `.invalid` never resolves).
+/// With it the list has one member more than the live cluster, so etcd refuses to start on an empty directory ("member
+/// count is unequal"). On a directory with data etcd does not read the list (run: `all::lost_disk`).
 pub(super) const NO_START_WITHOUT_DATA: &str =
     "no-start-without-data=http://a-member-that-lost-its-disk-must-not-start-empty.invalid:2380";
 
-/// A pod template with the managed environment taken out, and the annotations from which it may
-/// come: what is left differs only when something was changed that a roll-out is for.
+/// A pod template without the managed environment and without the annotations that it may come from. Two such templates
+/// differ only if something else was changed, which a roll-out is for.
 pub(super) fn without_managed(template: &Value, name: &str) -> Value {
     let mut template = template.clone();
     if let Some(Value::Object(metadata)) = template.get_mut("metadata") {
         if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
             annotations.retain(|key, _| key != names::INITIAL_CLUSTER && key != names::INITIAL_CLUSTER_STATE);
         }
-        // No entries and no map are the same annotations.
+        // An empty map and no map are the same annotations.
         if metadata.get("annotations").and_then(Value::as_object).is_none_or(Map::is_empty) {
             metadata.remove("annotations");
         }
@@ -32,7 +32,7 @@ pub(super) fn without_managed(template: &Value, name: &str) -> Value {
         if let Some(Value::Array(env)) = container.get_mut("env") {
             env.retain(|entry| !MANAGED.iter().any(|name| text(entry, &["name"]) == Some(name)));
         }
-        // No entries and no list are the same environment.
+        // An empty list and no list are the same environment.
         if container.get("env").and_then(Value::as_array).is_none_or(Vec::is_empty) {
             container.remove("env");
         }
@@ -53,12 +53,12 @@ pub(super) fn set(edit: &mut Edit, container: &[&str], name: &str, value: &str) 
     let Some((first, doubles)) = found.split_first() else {
         return edit.push(&env, literal);
     };
-    // From the last one up, so that the indices before it stay right.
+    // The last one first, so that the indices before it stay right.
     for double in doubles.iter().rev() {
         edit.remove(&[&env[..], &[double.as_str()]].concat());
     }
-    // The entry as a whole is replaced only where it is not a plain literal (valueFrom): a chart
-    // that sets the value owns the value alone.
+    // Only the value is set if the entry is a literal, because a chart that sets it owns the value alone. An entry with
+    // valueFrom is replaced as a whole.
     let entry = [&env[..], &[first.as_str()]].concat();
     let plain = edit.get(&[&entry[..], &["valueFrom"]].concat()).is_none();
     if plain {
@@ -69,7 +69,8 @@ pub(super) fn set(edit: &mut Edit, container: &[&str], name: &str, value: &str) 
     }
 }
 
-/// Lets etcd start also where the token's ConfigMap is gone: it has data, or joins, and reads no token.
+/// Makes the reference to the token's ConfigMap optional, so that etcd starts also if that is gone: with data, or when
+/// joining, etcd reads no token.
 pub(super) fn start_without_token(edit: &mut Edit, container: &[&str], map: &str) {
     let env = [container, &["env"]].concat();
     let entries = edit.get(&env).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
@@ -79,12 +80,13 @@ pub(super) fn start_without_token(edit: &mut Edit, container: &[&str], map: &str
     }
 }
 
-/// The initial cluster of a template that pods may be made from while no webhook is there to prepare them.
+/// The initial cluster for a template from which pods may be made while no webhook runs: these peers, and one that does
+/// not exist.
 pub(super) fn without_start_on_no_data(peers: &str) -> String {
     format!("{peers},{NO_START_WITHOUT_DATA}")
 }
 
-/// Puts managed entries back as [`managed`](crate::know::environment::managed) gave them.
+/// Puts the managed entries back as [`managed`](crate::know::environment::managed) read them.
 pub(super) fn restore(edit: &mut Edit, container: &[&str], own: &Map<String, Value>) {
     let env = [container, &["env"]].concat();
     for name in MANAGED {
@@ -105,7 +107,7 @@ pub(super) fn restore(edit: &mut Edit, container: &[&str], own: &Map<String, Val
     }
 }
 
-/// Takes the managed entries away that stand in both templates alike: they came from us.
+/// Removes the managed entries that are the same in both templates: they came from us.
 pub(super) fn take_back(edit: &mut Edit, container: &[&str], before: &Map<String, Value>, now: &Map<String, Value>) {
     let same = MANAGED.iter().filter(|name| before.get(**name).is_some_and(|entry| now.get(**name) == Some(entry)));
     let taken: Map<String, Value> = same.map(|name| ((*name).to_owned(), Value::Null)).collect();

@@ -1,5 +1,6 @@
-//! What only etcd-scaler writes into a pod. Anybody who may write a pod template can write it there too, and then it
-//! would be on every member: so it is taken off pods that do not wait to join, and refused in templates.
+//! What only etcd-scaler writes into a pod: its annotations, and the containers and the volume of a joining pod.
+//! Anybody who may write a pod template could put them there, and then every member's pod would have them. So they are
+//! refused in templates, and the annotations are taken off pods that do not wait to join.
 
 use serde_json::Value;
 
@@ -9,13 +10,13 @@ use crate::know::object::{get, list, named};
 
 /// The name of the volume in which `admit` reads the permission.
 pub(super) const PERMISSION_VOLUME: &str = "etcd-scaler-permission";
-/// Those of our annotations that a chart has in its template: what etcd's start comes from.
+/// Those of our annotations that a chart may have in its template: etcd's environment may come from them.
 const OF_CHARTS: [&str; 2] = [INITIAL_CLUSTER, INITIAL_CLUSTER_STATE];
-/// Those that a joining pod has when it is made. A permission is written later, for one pod; one that a template
-/// carries would be for every pod.
+/// Those that a joining pod has when it is made. A permission is not among them: it is written later, into one pod; in
+/// a template it would be for every pod.
 const OF_JOINERS: [&str; 2] = [JOINER, WAITS_FOR];
 
-/// Takes our annotations off a pod that is being made, but for those of a chart, and of a joiner where it is one.
+/// Takes our annotations off a pod that is being created, except those of a chart, and those of a joiner if it is one.
 pub(super) fn take_off(edit: &mut Edit, is_joiner: bool) {
     let stays = |key: &str| OF_CHARTS.contains(&key) || (is_joiner && OF_JOINERS.contains(&key));
     for key in annotations(&edit.object).filter(|key| !stays(key)).map(str::to_owned).collect::<Vec<_>>() {
@@ -23,8 +24,8 @@ pub(super) fn take_off(edit: &mut Edit, is_joiner: bool) {
     }
 }
 
-/// What is only ours to write and stands in a pod template that is asked for, and not in the one before it: what is
-/// there already must not keep the StatefulSet from being mended.
+/// What of ours the new template has and the one before it has not. What was there already is let pass, so that it does
+/// not keep a person from repairing the StatefulSet.
 pub(super) fn added(template: &Value, before: Option<&Value>) -> Option<String> {
     let before = before.unwrap_or(&Value::Null);
     let had = |key: &str| annotations(before).any(|other| other == key);

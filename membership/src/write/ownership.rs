@@ -1,8 +1,8 @@
-//! Who set `spec.replicas` last, as managedFields tell, and letting go of what `kubectl scale` holds.
+//! Who set `spec.replicas` last, by its managedFields, and giving up the ownership that `kubectl scale` took.
 //!
-//! A write of `statefulsets/scale` takes the field's ownership with it. Helm 4 applies on the server
-//! and then fails at every change of the count, for ever (facts-kubernetes K3); Helm 3 does not look
-//! and silently sets its own count again.
+//! A write to `statefulsets/scale` takes the ownership of the field. From then on Helm 4, which applies on the server,
+//! fails at every change of the count (facts-kubernetes K3). Helm 3 does not look, and silently sets its own count
+//! again.
 
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, TestOperation};
@@ -12,11 +12,11 @@ use crate::know::names::SCALED_TO;
 use crate::know::object::{annotation, list, text};
 use crate::know::statefulset::replicas;
 
-/// Field managers that write what somebody declared once, not what was asked for just now: Helm 3
-/// and 4, and `kubectl apply` on the client.
+/// Field managers whose writes repeat a manifest, so that its count is not what a person asks for just now: Helm 3 and
+/// 4, and `kubectl apply` on the client.
 const DECLARED: [&str; 2] = ["helm", "kubectl-client-side-apply"];
 
-/// The place of the entry by which `statefulsets/scale` owns the count.
+/// The index of the managedFields entry by which `statefulsets/scale` owns the count.
 fn scale_entry(object: &Value) -> Option<usize> {
     let entries = list(object, &["metadata", "managedFields"]);
     entries.iter().position(|entry| text(entry, &["subresource"]) == Some("scale") && owns_replicas(entry))
@@ -26,21 +26,21 @@ fn owns_replicas(entry: &Value) -> bool {
     entry["fieldsV1"]["f:spec"]["f:replicas"].is_object()
 }
 
-/// Whether the live count was set through `statefulsets/scale` and no release has it since.
+/// Whether the live count was set through `statefulsets/scale`, and no release has set it since.
 #[must_use]
 pub fn is_scaled(object: &Value) -> bool {
     let kept = annotation(object, SCALED_TO).and_then(|kept| kept.parse().ok());
     scale_entry(object).is_some() || kept == Some(replicas(object))
 }
 
-/// Whether a field manager's write sets the count as it was declared, behind the back of who scaled.
+/// Whether a write by this field manager repeats a manifest ([`DECLARED`]).
 #[must_use]
 pub fn is_declared(manager: &str) -> bool {
     DECLARED.contains(&manager)
 }
 
-/// Whether another manager owns the count as well: it has the same value, so nothing is lost when
-/// the scale's ownership goes.
+/// Whether another manager owns the count too, with the same value. Then nothing is lost if the scale's ownership is
+/// given up.
 #[must_use]
 pub fn is_shared(object: &Value) -> bool {
     let others = list(object, &["metadata", "managedFields"]).iter();
@@ -48,8 +48,8 @@ pub fn is_shared(object: &Value) -> bool {
     scale_entry(object).is_some() && others.any(owns_replicas)
 }
 
-/// Takes the count's ownership from `statefulsets/scale`, in exactly this version of the object;
-/// `keep`: and notes that the live count is the one to stay. `None`: there is nothing to take.
+/// The patch that removes the ownership of the count from `statefulsets/scale`, in exactly this version of the object.
+/// With `keep` it also notes in an annotation that the live count is to stay. `None`: there is nothing to remove.
 #[must_use]
 pub fn release(object: &Value, keep: bool) -> Option<Patch> {
     let pointer = |path: String| PointerBuf::parse(path).ok();

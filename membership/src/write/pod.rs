@@ -1,12 +1,14 @@
 //! A pod of the StatefulSet that is being created: what is written into it by its ordinal's state.
 //!
-//! What only we write is taken off every pod but a joiner's ([`own`]).
-//! `member`, `leaving`: ordinary; a plain etcd gets an initial cluster that names only itself, so that a lost
-//! disk refuses to start instead of coming back empty under a live ID. `bootstrapping`: as its chart made it.
-//! Without a record: the same, but where a new cluster begins by a person's word over an earlier one's data.
-//! Any other ordinal: a joiner, held by the init container `admit` until the Job permits it. One below which
-//! another has still to join is not scheduled before its turn: newcomers are scheduled in any order, and
-//! a later one could take, with its new volume, the only node that an earlier one's kept volume is on.
+//! - `member`, `leaving`: an ordinary pod. A plain etcd gets `existing` and an initial cluster that names only itself,
+//!   so that on a lost disk it refuses to start instead of coming back empty under a live ID.
+//! - `bootstrapping`, and any ordinal without a record: as its chart made it. If a new cluster begins by a person's
+//!   decision over an earlier one's data, with an init container that sets that data aside.
+//! - any other ordinal: a joiner, held by the init container `admit` until the Job permits it. If an ordinal below it
+//!   has still to join, it also has a scheduling gate until its turn comes: newcomers are scheduled in any order, and a
+//!   later one, with its new volume, could take the only node that an earlier one's kept volume is on.
+//!
+//! What only etcd-scaler writes is taken off every pod that is not a joiner ([`own`]).
 
 use json_patch::Patch;
 use serde_json::{Value, json};
@@ -30,11 +32,10 @@ const PERMISSION_FILE: &str = "permission";
 /// The file with the pod's own UID in that volume.
 const UID_FILE: &str = "uid";
 
-/// What is written into a pod that is being created, given the live StatefulSet.
+/// The patch for a pod that is being created, given the live StatefulSet.
 ///
 /// # Errors
-/// The sentence with which a joiner is refused that could not be held safely. The pod of a member
-/// is never refused.
+/// The sentence that refuses a joiner, if it could not be held safely. The pod of a member is never refused.
 pub fn patch(pod: &Value, statefulset: &Value, target: &Target, our_image: &str) -> Result<Patch, String> {
     let untouched = Ok(Patch::default());
     let Some(ordinal) = text(pod, &["metadata", "name"]).and_then(|name| target.ordinal_of(name)) else {
@@ -46,8 +47,8 @@ pub fn patch(pod: &Value, statefulset: &Value, target: &Target, our_image: &str)
     if statefulset::record(statefulset).is_none() && statefulset::begins_anew(statefulset, target) {
         return set_aside(pod, statefulset, ordinal, target, our_image);
     }
-    // No record, or none that can be read: nothing is known, so nothing is held. The admission
-    // policy is the net under this: it denies an ordinal that it does not find in the record.
+    // Without a readable record it is not known who is a member, so no pod is held. The admission policy still denies a
+    // pod whose ordinal it does not find in its Role.
     let Some(Ok(record)) = statefulset::record(statefulset) else {
         return Ok(as_its_chart_made_it(pod));
     };
@@ -68,8 +69,8 @@ fn as_its_chart_made_it(pod: &Value) -> Patch {
     edit.finish()
 }
 
-/// What is not understood is left as its chart made it. Images with start scripts read the environment at every
-/// start: theirs stays too.
+/// If it is not understood how etcd is started, the pod stays as its chart made it. So does the environment for images
+/// with start scripts, which read it at every start.
 fn member(pod: &Value, statefulset: &Value, ordinal: Ordinal, target: &Target) -> Patch {
     let mut edit = Edit::new(pod);
     own::take_off(&mut edit, false);
@@ -82,7 +83,8 @@ fn member(pod: &Value, statefulset: &Value, ordinal: Ordinal, target: &Target) -
     edit.finish()
 }
 
-/// Before a new cluster begins by a person's word, what an earlier one left in the directory is set aside.
+/// Adds the init container that sets aside what an earlier cluster left in the data directory, before a new cluster
+/// begins by a person's decision.
 fn set_aside(
     pod: &Value,
     statefulset: &Value,
@@ -135,13 +137,13 @@ fn joiner(
     set_env(&mut edit, &path, &target.initial_cluster(ordinals));
     env::start_without_token(&mut edit, &path, &target.bootstrap());
     if start.scripts {
-        // Their set-up adds members by itself; a joiner starts plain etcd, by their own script for it (facts-etcd 7:
-        // run and found sound).
+        // Their set-up would add the member by itself. So a joiner starts plain etcd, by the images' own script for
+        // that (facts-etcd 7: run and found sound).
         edit.set(&[&path[..], &["command"]].concat(), json!([BITNAMI_RUN]));
         edit.remove(&[&path[..], &["args"]].concat());
     }
-    // A learner fails 8.6's liveness probe for as long as it is one (facts-etcd 7), and how long a
-    // large database takes is not the probe's to judge: the Job has the deadline.
+    // A learner fails the liveness probe of Bitnami's chart 8.6 as long as it is a learner (facts-etcd 7). And a
+    // startup probe must not end a member that still copies a large database: the Job has a deadline for the join.
     edit.remove(&[&path[..], &["livenessProbe"]].concat());
     edit.remove(&[&path[..], &["startupProbe"]].concat());
 
@@ -201,7 +203,7 @@ fn joiner(
     Ok(edit.finish())
 }
 
-/// The index of the etcd container, as a part of a path.
+/// The index of the etcd container, as a path segment.
 fn container(pod: &Value, target: &Target) -> Option<String> {
     environment::container(get(pod, &["spec"])?, &target.container).map(|index| index.to_string())
 }
@@ -211,8 +213,8 @@ fn set_env(edit: &mut Edit, container: &[&str], peers: &str) {
     env::set(edit, container, environment::INITIAL_CLUSTER_STATE, "existing");
 }
 
-/// What the etcd container may do (so that a restricted namespace takes the init container too),
-/// and so little requested that the pod's own request never grows by it.
+/// Gives an init container the security context of the etcd container, so that a restricted namespace admits it, and
+/// requests so small that the pod's own requests do not grow.
 fn with_limits_of(etcd: &Value, mut init: Value) -> Value {
     if let Value::Object(fields) = &mut init {
         fields.retain(|_, value| !value.is_null());

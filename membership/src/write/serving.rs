@@ -1,10 +1,11 @@
 //! What the admission policy knows of the record: the names in a Role.
 //!
-//! The policy may call no program, and cannot have the StatefulSet as its parameter: once the last
-//! policy with a parameter of a built-in kind is gone, the API server never watches that kind again
-//! for any later one, and the policy then sees no object or an old one (kubernetes#130887; run). What
-//! an expression can always ask is the authorizer. So a Role permits a verb that nothing else knows
-//! to a ServiceAccount that nobody is, and the policy asks for it by name.
+//! A ValidatingAdmissionPolicy cannot call a program, and cannot have the StatefulSet as its parameter: once the last
+//! policy with a parameter of a built-in kind is gone, the API server never watches that kind again for any later one,
+//! and the policy then sees no object or an old one (kubernetes#130887; run). What a CEL expression can always ask is
+//! the authorizer. So a Role is used as a set of names: it permits a ServiceAccount that does not exist a verb on a
+//! resource that does not exist, for exactly the names of the set, and the policy asks `authorizer` whether a name is
+//! in it.
 
 use std::collections::BTreeSet;
 
@@ -13,15 +14,17 @@ use crate::know::record::{Record, State};
 
 /// The API group of the verb.
 pub const GROUP: &str = "etcd-scaler.io";
-/// The resource of the verb; there is none such.
+/// The resource of the verb; no such resource exists.
 pub const RESOURCE: &str = "members";
 /// The verb.
 pub const VERB: &str = "serve";
 
-/// The names that the Role permits: each pod of which the record says that its member is to be
-/// served without our mark, and the StatefulSet itself, which says that there is a record. Without
-/// a UID: a StatefulSet that is made again over its living members is another object, and who was
-/// no member before is none then. The Role goes with a StatefulSet that is deleted with its pods.
+/// The names that the Role permits: the pod of each recorded member that has not still to join, which the policy lets
+/// be made as an ordinary pod; and the StatefulSet, whose name means that there is a record.
+///
+/// The names have no UID. A StatefulSet that is made again over its living members has another UID and the same
+/// members: an ordinal without a member before has none afterwards, and its pod must still be held. If the StatefulSet
+/// is deleted with its pods, the garbage collector deletes the Role with it.
 #[must_use]
 pub fn names(target: &Target, record: &Record) -> BTreeSet<String> {
     let serving = record.members.iter().filter(|(_, recorded)| recorded.state != State::Joining);

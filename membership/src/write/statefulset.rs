@@ -1,13 +1,12 @@
-//! An update of the StatefulSet: what it changes, whether it may touch our annotations, and what
-//! is rewritten in it.
+//! What an update of the StatefulSet changes, whether it may touch our annotations, and what the webhook rewrites in
+//! it.
 //!
-//! Rewritten are the managed environment (`ETCD_INITIAL_CLUSTER`, `ETCD_INITIAL_CLUSTER_STATE`) and
-//! the partition, so that a scale rolls no pod and an image roll-out is whole
-//! (docs/decisions/0004-partition.md).
+//! It rewrites the managed environment (`ETCD_INITIAL_CLUSTER`, `ETCD_INITIAL_CLUSTER_STATE`) and the partition, so
+//! that a scale rolls no pod and a roll-out of an image reaches every pod (docs/decisions/0004-partition.md).
 //!
-//! The annotation [`KEPT_PARTITION`] is there exactly while a partition of ours is in force; it
-//! holds the person's or chart's own one, `"0"` where there was none. Without it, a live partition
-//! is their own: that is how one that was set before we came is told from ours.
+//! The annotation [`KEPT_PARTITION`] is there exactly while our partition is in force. It holds the person's or chart's
+//! own one, `"0"` if there was none. Without the annotation the live partition is their own, also if it was set before
+//! etcd-scaler was installed.
 
 use json_patch::Patch;
 use serde_json::{Map, Value};
@@ -23,13 +22,13 @@ use crate::know::statefulset::{
     waits_for_token,
 };
 
-/// What is rewritten in a StatefulSet that is being created; `living`: what was verified about the
-/// members that answer now in its place; `newest`: the data of the newest ControllerRevision that
-/// their pods may be made from.
+/// The patch for a StatefulSet that is being created. `living`: the record of the members that answer now under its
+/// name, if it is made again over them; `newest`: the data of the newest ControllerRevision that their pods may be made
+/// from.
 ///
 /// # Errors
-/// The sentence with which it is refused: a template with what only we write, or another count than that of the
-/// living members.
+/// The sentence that refuses it: its template has what only etcd-scaler writes, or its count is not that of the living
+/// members.
 pub fn created(new: &Value, target: &Target, living: Option<&Record>, newest: Option<&Value>) -> Result<Patch, String> {
     if let Some(what) = get(new, &TEMPLATE).and_then(|template| own::added(template, None)) {
         return Err(own::refusal(target, &what));
@@ -46,16 +45,17 @@ pub fn created(new: &Value, target: &Target, living: Option<&Record>, newest: Op
             ));
         }
         Some(record) => {
-            // What is not understood is left as it is, and nothing is promised about it.
+            // If it is not understood how etcd is started, nothing is written.
             let Ok(start) = start::of_statefulset(new, target) else { return Ok(Patch::default()) };
             edit.set(&place, record.annotation().into());
-            // All its pods are made from this template from now on, whatever manifest it came from.
+            // From now on all its pods are made from this template.
             let known = rolls_by_partition(new) || on_delete(new);
             if let Some(container) = etcd_container(new, target).filter(|_| known) {
                 let container = container.each_ref().map(String::as_str);
                 manage(&mut edit, &container, &target.initial_cluster(0..replicas(new)), true, record, &start);
             }
-            // Nobody rolls for the managed environment alone, as at an update.
+            // If the template differs from the newest revision by the managed environment alone, our partition keeps
+            // the pods from rolling, as at an update.
             let same = newest.is_some_and(|newest| {
                 let bare =
                     |object| env::without_managed(get(object, &TEMPLATE).unwrap_or(&Value::Null), &target.container);
@@ -67,14 +67,14 @@ pub fn created(new: &Value, target: &Target, living: Option<&Record>, newest: Op
                 edit.set(&PARTITION, replicas(new).max(own).into());
             }
         }
-        // What a saved manifest says of members that do not answer is not verified.
+        // No members answer: a record in a saved manifest is not verified, and is dropped.
         None => edit.remove(&place),
     }
     Ok(edit.finish())
 }
 
-/// Why it is not created over pods of recorded members that run and were not heard as one cluster, because of `why`:
-/// with another count. None, where there is no such pod.
+/// Why a StatefulSet is not created with another count, while pods of recorded members run that were not heard as one
+/// cluster (`unheard`, because of `why`). `None`: the count is the same, or there is no such pod.
 #[must_use]
 pub fn over_unheard(new: &Value, target: &Target, record: &Record, unheard: &[String], why: &str) -> Option<String> {
     let (count, asked) = (record.count(), replicas(new));
@@ -86,10 +86,10 @@ pub fn over_unheard(new: &Value, target: &Target, record: &Record, unheard: &[St
     })
 }
 
-/// Why it is not created over kept volumes: the members of `record` do not answer, the `claims` of some of
-/// them are there, and more than them are asked for. Those would begin a cluster of their own, and serve
-/// as one where they are a quorum, beside the old members that come back on their data. Our own chart's pods
-/// start nothing before that is decided ([`crate::decide::bootstrap`]).
+/// Why a StatefulSet is not created with more members than `record` has, while their claims are kept (`claims`) and
+/// none of them answers. The additional members would begin a cluster of their own, and serve as one if they are a
+/// quorum, beside the old members that come back on their data. Not for our own chart, whose pods start no etcd before
+/// that is decided ([`crate::decide::bootstrap`]).
 #[must_use]
 pub fn over_kept_volumes(new: &Value, target: &Target, record: &Record, claims: &[String]) -> Option<String> {
     let (count, asked) = (record.count(), replicas(new));
@@ -101,8 +101,7 @@ pub fn over_kept_volumes(new: &Value, target: &Target, record: &Record, claims: 
     })
 }
 
-/// A template without what a ControllerRevision writes differently: fields that are null, and how
-/// to apply it.
+/// A template without what a ControllerRevision stores in another way: fields that are null, and `$patch`.
 fn as_stored(template: Value) -> Value {
     match template {
         Value::Object(fields) => {
@@ -114,7 +113,7 @@ fn as_stored(template: Value) -> Value {
     }
 }
 
-/// The update with the live count instead of the release's, which is noted, and what makes it so.
+/// The update with the live count instead of the release's, noted in an annotation; and the patch for that.
 #[must_use]
 pub fn keep_count(old: &Value, new: &Value) -> (Value, Patch) {
     let mut edit = Edit::new(new);
@@ -130,19 +129,18 @@ pub struct Update<'a> {
     target: &'a Target,
     /// The record annotation's value after this update.
     record: Option<&'a str>,
-    /// A release asks, with the count that it has.
+    /// The write repeats a manifest ([`ownership::is_declared`]), so its count is not asked for just now.
     declared: bool,
     changes_template: bool,
 }
 
 impl<'a> Update<'a> {
-    /// An update from the live object to the one that is asked for; `by_hook`: the hook's
-    /// ServiceAccount asks.
+    /// An update from the live object to the one that is asked for; `by_hook`: our Job's ServiceAccount asks.
     ///
     /// # Errors
-    /// The sentence with which the update is refused: the record changed by another than the hook, or a template
-    /// with what only we write.
-    /// A record that was dropped is no error, it is put back: a PUT of a manifest drops it.
+    /// The sentence that refuses the update: somebody else than the Job changes what only the Job writes, or the
+    /// template has what only etcd-scaler writes. A record that was dropped is no error: a PUT of a manifest drops it,
+    /// and it is put back.
     pub fn new(old: &'a Value, new: &'a Value, target: &'a Target, by_hook: bool) -> Result<Self, String> {
         let (before, asked) = (annotation(old, RECORD), annotation(new, RECORD));
         let record = if by_hook { asked } else { before };
@@ -165,12 +163,12 @@ impl<'a> Update<'a> {
             return Err(own::refusal(target, &what));
         }
         let bare = |object| env::without_managed(template(object), &target.container);
-        // Templates are large: what is the same is not looked into.
+        // Templates are large, so equal ones are not looked into.
         let changes_template = template(old) != template(new) && bare(old) != bare(new);
         Ok(Self { old, new, target, record, declared: false, changes_template })
     }
 
-    /// The same, asked for by this field manager.
+    /// The same update, by this field manager.
     #[must_use]
     pub fn by(mut self, manager: &str) -> Self {
         self.declared = ownership::is_declared(manager);
@@ -203,7 +201,7 @@ impl<'a> Update<'a> {
     #[must_use]
     pub fn patch(&self) -> Patch {
         let mut edit = Edit::new(self.new);
-        // Somebody else's word, or the release has the count itself now.
+        // The note about a kept count ends when somebody sets another count, or when the release sets the count itself.
         let noted = annotation(self.old, SCALED_TO);
         if noted.is_some() && annotation(self.new, SCALED_TO) == noted && (self.changes_count() || self.declared) {
             edit.remove(&["metadata", "annotations", SCALED_TO]);
@@ -213,8 +211,8 @@ impl<'a> Update<'a> {
         }
         let rollout = rollout(self.old);
         let same_template = get(self.old, &TEMPLATE) == get(self.new, &TEMPLATE);
-        // A roll-out that is under way is neither restarted by another template nor cut in half by
-        // a partition: what is not rewritten now is rewritten with the next change.
+        // While a roll-out is under way, a rewritten template would restart it and our partition would cut it in half.
+        // So nothing is rewritten; it is with the next change.
         if rollout.is_none() || !same_template {
             self.set_env(&mut edit);
         }
@@ -226,7 +224,7 @@ impl<'a> Update<'a> {
         edit.finish()
     }
 
-    /// Whether this is a cluster that was verified: before it, the bootstrap needs the chart's own environment.
+    /// Whether the cluster was verified. Before that, the bootstrap needs the chart's own environment.
     fn is_verified(&self) -> bool {
         matches!(self.record(), Some(Ok(_))) && first_ordinal(self.new) == 0 && replicas(self.new) > 0
     }
@@ -236,8 +234,8 @@ impl<'a> Update<'a> {
         rolls_by_partition(self.new) || on_delete(self.new)
     }
 
-    /// Whether environment and partition are ours to write: of a verified cluster whose start and whose update strategy
-    /// are understood.
+    /// Whether the webhook writes environment and partition: the cluster is verified, and its start and its update
+    /// strategy are understood.
     fn manages(&self) -> bool {
         self.is_verified() && self.knows_strategy() && start::of_statefulset(self.new, self.target).is_ok()
     }
@@ -254,8 +252,8 @@ impl<'a> Update<'a> {
         let live = managed_of(self.old, self.target);
         let start = match start::of_statefulset(self.new, self.target) {
             Ok(start) => start,
-            // A chart that goes over from variables to flags: etcd ends where it is given both, and its chart does not
-            // know of ours.
+            // The chart goes over from variables to flags. etcd exits if it is given both, and the chart does not know
+            // of our variables, so they are taken out.
             Err(_) if self.newly_shadowed().is_some() => {
                 env::take_back(edit, &container, &live, &managed_of(self.new, self.target));
                 return;
@@ -266,7 +264,8 @@ impl<'a> Update<'a> {
             return;
         }
         let live = live.get(INITIAL_CLUSTER).and_then(|entry| text(entry, &["value"]));
-        // Once there it stays, else the next write of an annotation would be another revision.
+        // While the count stays, the peer that does not exist stays in the list once it is there: taken out by the next
+        // write of an annotation, it would change the template and so make another revision.
         let stays = live.is_some_and(|live| live.ends_with(env::NO_START_WITHOUT_DATA)) && !self.changes_count();
         let made_from = self.changes_template || on_delete(self.new) || stays;
         if let Some(Ok(record)) = self.record() {
@@ -274,12 +273,13 @@ impl<'a> Update<'a> {
         }
     }
 
-    /// The flag that this update gives beside its variable, where it was not so before.
+    /// The flag that this update gives beside its variable, if it was not so before.
     fn newly_shadowed(&self) -> Option<&'static str> {
         start::shadowed(self.new, self.target).filter(|_| start::shadowed(self.old, self.target).is_none())
     }
 
-    /// Why nobody may make pods from what comes of this update: etcd ends at each start.
+    /// Why the update is refused: it gives a setting both as a flag and as a variable, so etcd would exit at each
+    /// start.
     #[must_use]
     pub fn never_starts(&self) -> Option<String> {
         self.newly_shadowed()?;
@@ -297,13 +297,14 @@ impl<'a> Update<'a> {
         serde_json::from_str(annotation(self.new, LEAVING)?).ok()
     }
 
-    /// Writes the partition and gives their own one that is kept while ours is in force.
+    /// Writes the partition. Returns the person's or chart's own one if ours is in force afterwards, to be kept in the
+    /// annotation.
     fn set_partition(&self, edit: &mut Edit, rollout: bool) -> Option<u32> {
         let kept = annotation(self.old, KEPT_PARTITION).and_then(|kept| kept.parse::<u32>().ok());
         if kept.is_none() && !self.manages() {
             return None;
         }
-        // Given back in this request: their own again.
+        // This request gives the StatefulSet back to its chart: its own partition again.
         if annotation(self.new, LEFT).is_some() && annotation(self.old, LEFT) != annotation(self.new, LEFT) {
             if let Some(own) = kept.filter(|_| rolls_by_partition(self.new)) {
                 edit.set(&PARTITION, own.into());
@@ -311,15 +312,16 @@ impl<'a> Update<'a> {
             return None;
         }
         if !rolls_by_partition(self.new) {
-            // OnDelete needs no partition, and of a kind that is not known nothing is written. Theirs stays kept as long as the pods differ from the template
-            // by the managed environment alone, for the way back to RollingUpdate.
+            // OnDelete needs no partition, and nothing is written into a strategy of a kind that is not known. The
+            // annotation with the person's or chart's own partition stays while the pods differ from the template by
+            // the managed environment alone: it is needed again if the strategy goes back to RollingUpdate.
             return kept.filter(|_| !self.changes_template);
         }
         let (before, asked) = (partition(self.old).unwrap_or(0), partition(self.new).unwrap_or(0));
         if self.changes_template {
             let own = if asked == before { kept.unwrap_or(before) } else { asked };
-            // Without a number the controller makes the pod of a low ordinal from the template before while it rolls, so
-            // that of a sick member, deleted to be cured, would come back as sick.
+            // While it rolls without a number here, the controller makes the pod of a low ordinal from the template
+            // before. The pod of a sick member, deleted to be cured, would come back as sick.
             if own != asked || partition(self.new).is_none() {
                 edit.set(&PARTITION, own.into());
             }
@@ -332,7 +334,8 @@ impl<'a> Update<'a> {
         let largest = replicas(self.old).max(replicas(self.new));
         let ours = if changes { largest } else { before.max(largest) };
         edit.set(&PARTITION, ours.into());
-        // The API server may call twice for one request, the second time with what we made of it.
+        // The API server may call the webhook twice for one request, the second time with what the first call made of
+        // it.
         let kept_by_us = annotation(self.new, KEPT_PARTITION).and_then(|kept| kept.parse().ok());
         Some(match kept_by_us {
             Some(own) if asked == ours => own,
@@ -348,12 +351,15 @@ fn etcd_container(object: &Value, target: &Target) -> Option<[String; 5]> {
     Some(["spec".into(), "template".into(), "spec".into(), "containers".into(), index])
 }
 
-/// Writes the managed environment into a template's etcd container; `made_from`: pods are made from this template, not
-/// from the revision before it.
+/// Writes the managed environment into a template's etcd container.
 ///
-/// A webhook that is away cannot prepare them, and on a lost disk etcd would start empty under its live ID from a
-/// template that names every member. A member that never ran has no data yet and must start; images with start scripts
-/// of their own read the list at every start and refuse by themselves (facts-etcd 7).
+/// `made_from`: whether the StatefulSet controller makes pods from this very template. It does for a new template,
+/// under OnDelete and for a StatefulSet that was made again; after a scale it makes them from the revision before,
+/// because of our partition. While no webhook runs, nobody changes such a pod, and if the template named just the
+/// members, etcd would start empty under its live ID on a lost disk. So [`env::NO_START_WITHOUT_DATA`] is added.
+///
+/// It is not added while a member has never run (it has no data yet and must start), nor for images with start scripts
+/// of their own, which read the list at every start and refuse by themselves (facts-etcd 7).
 fn manage(edit: &mut Edit, container: &[&str], peers: &str, made_from: bool, record: &Record, start: &Start) {
     let all_ran = record.members.values().all(|member| member.state != State::Bootstrapping);
     if made_from && all_ran && !start.scripts {

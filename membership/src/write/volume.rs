@@ -1,4 +1,5 @@
-//! The PersistentVolume of an ordinal: the page's object, with three safe deviations.
+//! The PersistentVolume of an ordinal: the object of DataCore's page, with three safer deviations, each a value
+//! (design, "PersistentVolumes").
 
 use serde_json::{Value, json};
 
@@ -6,7 +7,7 @@ use crate::know::names::{Ordinal, Target};
 use crate::know::volume::VolumePlan;
 
 impl VolumePlan {
-    /// The volume for a claim, not yet pinned: the pod has not been scheduled.
+    /// The volume for a claim. It is not tied to a node yet: the pod has not been scheduled.
     ///
     /// Its Helm labels are there because without them a parent chart that makes volumes itself
     /// fails with "invalid ownership metadata" (facts-etcd 1.2).
@@ -48,14 +49,14 @@ impl VolumePlan {
         })
     }
 
-    /// What is written into a claim so that the volume controller looks at it at once, not at its next resync:
-    /// 8–12 s (measured).
+    /// What is written into a claim so that the volume controller looks at it at once. Else it looks at its next
+    /// resync, 8–12 s later (measured).
     #[must_use]
     pub fn touch(&self, ordinal: Ordinal) -> Value {
         json!({ "metadata": { "annotations": { "etcd-scaler.io/volume": self.name(ordinal) } } })
     }
 
-    /// That the volume was made, in a sentence.
+    /// The sentence that the volume was made.
     #[must_use]
     pub fn made(&self, claim: &str, ordinal: Ordinal) -> String {
         format!("volume {} is made for claim {claim} ({})", self.name(ordinal), self.path(ordinal))

@@ -21,7 +21,7 @@ pub struct Seen {
     pub desired: u32,
     /// The record.
     pub record: Option<Record>,
-    /// The member list on which all who answered agree, or why there is none.
+    /// The agreed member list, or why there is none.
     pub agreed: Result<Agreed, String>,
     /// By ordinal.
     pub statuses: BTreeMap<Ordinal, Result<Status, String>>,
@@ -64,7 +64,7 @@ pub struct Answer {
     recorded: Option<u32>,
     cluster: Option<Id>,
     members: Vec<Member>,
-    /// Listed in etcd, and no pod of ours answers under its ID.
+    /// Members in etcd's list under whose ID no pod of ours answers.
     strangers: Vec<Stranger>,
     running: Option<Running>,
     last: Option<Last>,
@@ -92,7 +92,7 @@ struct Member {
     error: Option<String>,
 }
 
-/// A member that none of our pods is.
+/// A member of etcd's list under whose ID no pod of ours answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Stranger {
     member: Id,
@@ -102,7 +102,7 @@ struct Stranger {
 }
 
 impl Answer {
-    /// Puts side by side what was seen.
+    /// The answer, from what was seen.
     pub fn of(seen: Seen) -> Self {
         let Seen { target, desired, record, agreed, statuses, pods, running, last, mut unknown } = seen;
         let told = || statuses.values().filter_map(|status| status.as_ref().ok());
@@ -220,7 +220,7 @@ impl Answer {
     }
 }
 
-/// What a member is, by its own word.
+/// The role of a member, by its own answer.
 fn role(status: &Status) -> &'static str {
     match status {
         Status { learner: true, .. } => "learner",

@@ -18,13 +18,13 @@ pub struct Voter {
     pub member: Id,
 }
 
-/// Do they hold the same?
+/// Whether the members hold the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// All hold the same keys.
     Equal,
-    /// They do not; confirmed key by key.
+    /// They differ, confirmed key by key.
     Differ,
     /// Could not be told.
     Unknown,
@@ -52,7 +52,7 @@ impl From<Verdict> for Status {
     }
 }
 
-/// So many differing keys are in the sentence.
+/// How many differing keys the sentence names.
 const IN_WORDS: usize = 3;
 
 /// The whole answer.
@@ -117,14 +117,14 @@ struct HeldBy {
 }
 
 impl Answer {
-    /// It could not be told, and of no member anything is known.
+    /// The answer that it could not be told, and nothing is known about any member.
     pub fn unknown(target: &Target, why: String) -> Self {
         let mut answer = Self::about(target, Vec::new());
         answer.reason = format!("whether the members hold the same could not be told: {why}");
         answer
     }
 
-    /// Nothing is compared yet.
+    /// The answer before anything is compared.
     pub fn about(target: &Target, voters: Vec<Voter>) -> Self {
         let members = voters.into_iter().map(|Voter { ordinal, member }| Member {
             pod: target.pod(ordinal),
@@ -153,7 +153,7 @@ impl Answer {
         }
     }
 
-    /// What HashKV told. That it differs is only confirmed by [`Self::compared`].
+    /// Takes the result of HashKV. A difference is confirmed only by [`Self::compared`].
     pub fn hashed(&mut self, hashes: &Hashes) {
         match hashes {
             Hashes::Equal(keys) => {
@@ -195,7 +195,8 @@ impl Answer {
         }
     }
 
-    /// What the comparison key by key told, which decides; `hashes`: what they told before, if they were asked.
+    /// Takes the result of the comparison key by key, which decides; `hashes`: the result of HashKV, if it was asked
+    /// for.
     pub fn compared(&mut self, hashes: Option<&Hashes>, diff: Result<Diff, String>) {
         let diff = match diff {
             Ok(diff) => diff,
@@ -236,7 +237,7 @@ impl Answer {
             let keys = diff.members.values().next().map_or(0, |counts| counts.keys);
             let told = format!("{} at revision {revision}, compared key by key", self.all_hold(keys));
             return match hashes {
-                // The hash also covers what was overwritten or deleted and is not compacted yet.
+                // A hash also covers older versions of keys, and deleted keys, that are not compacted yet.
                 Some(Hashes::Differ(_)) => {
                     format!(
                         "{told}; HashKV differs, so it is in what was overwritten or deleted since the last compaction"

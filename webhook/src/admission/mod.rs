@@ -1,6 +1,5 @@
-//! What is decided about a request. The decisions themselves are pure and in `membership`; here
-//! their inputs are put together. A decision writes nothing but an Event, and on a dry run not
-//! even that.
+//! Decides about one request. The decisions themselves are pure and in `membership`; here their inputs are put
+//! together. A decision writes only an Event, and on a dry run not even that.
 
 pub mod held;
 
@@ -43,7 +42,7 @@ pub enum Verdict {
     },
     /// Refuse it with this sentence.
     Deny(String),
-    /// Refuse it for now with this sentence: who asks again may be admitted.
+    /// Refuse it for now with this sentence: the same request may be admitted later.
     Later(String),
 }
 
@@ -57,11 +56,11 @@ impl Verdict {
     }
 }
 
-/// Everything that decides.
+/// Everything that decisions need.
 pub struct Admission {
     /// The StatefulSet.
     pub cluster: Cluster,
-    /// The members' health, kept warm.
+    /// The members' health, from the latest round.
     pub health: Health,
     /// Where refusals are told.
     pub events: Events,
@@ -69,14 +68,14 @@ pub struct Admission {
     pub our_image: String,
     /// The user name of the Job's ServiceAccount.
     pub hook: String,
-    /// What becomes of a count that was scaled, where the StatefulSet's chart does not say.
+    /// What happens to a count that was scaled, if the StatefulSet's annotation does not say.
     pub on_reset: OnReset,
     /// The roll-out that is held up.
     pub held: Held,
 }
 
-/// How long members may take to answer where a decision has to ask, and the pods beside them: with [`Cluster::read`]
-/// before it, less than the `timeoutSeconds` of those webhooks (3 s).
+/// How long members may take to answer if a decision has to ask them, and how long reading their pods beside that.
+/// Together with [`Cluster::read`] before it, it is less than the `timeoutSeconds` of those webhooks (3 s).
 const ETCD_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Why there is no verdict: the webhook's failure policy has to decide.
@@ -153,7 +152,7 @@ impl Admission {
             override_: statefulset::override_of(&new),
             seen: None,
         };
-        // Going back to what is verified is an undo, whoever asks.
+        // Going back towards the verified count is an undo, so it is not treated as a reset.
         if update.is_reset() && !change.goes_back() {
             match statefulset::on_reset(&new).unwrap_or(self.on_reset) {
                 OnReset::Refuse => return Ok(self.refuse(request, &old, reset::refusal(&target, live, asked))),
@@ -220,7 +219,7 @@ impl Admission {
 
     async fn create_pod(&self, request: &AdmissionRequest<DynamicObject>) -> Result<Verdict, NoVerdict> {
         let object = value(request.object.as_ref())?;
-        // Cheap and without a call: the pods of others in this namespace.
+        // Other pods of this namespace are let pass by their name, without a request.
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         if !self.cluster.is_pod(request.namespace.as_deref(), name) {
             return Ok(Verdict::untouched());
@@ -235,8 +234,8 @@ impl Admission {
         })
     }
 
-    /// A StatefulSet that is created may be re-created over living members: then it gets back what
-    /// was verified about them, and no other count. Over nothing it bootstraps as new.
+    /// Decides about a StatefulSet that is created. If it is made again over living members, it gets their record back,
+    /// and another count is refused. If there are none, it bootstraps as new.
     async fn create(&self, request: &AdmissionRequest<DynamicObject>) -> Result<Verdict, NoVerdict> {
         let new = value(request.object.as_ref())?;
         let name = new["metadata"]["name"].as_str().unwrap_or_default();
@@ -244,7 +243,8 @@ impl Admission {
             return Ok(Verdict::untouched());
         }
         let target = self.cluster.target(&new);
-        // Without an answer the failure policy lets it pass: not for want of a look.
+        // An error here would let it pass, by the failure policy (Ignore). If it could not be looked, it is refused
+        // instead.
         Ok(self.recreated(&new, &target).await.unwrap_or_else(|why| {
             Verdict::Deny(format!(
                 "creating {target} is refused: {why}. It is not known then whether members live in its place, and what is made over living members without what was verified of them restarts them. Ask again in a few seconds."
@@ -268,8 +268,9 @@ impl Admission {
                         return Ok(Verdict::Deny(why));
                     }
                 }
-                // With the recorded count and its record it deletes no pod, starts nobody as new and brings back who is
-                // missing: what may be left of a quorum waits for just that.
+                // Pods of recorded members run and are not heard. With the recorded count and the record, the
+                // StatefulSet deletes no pod, starts none as new and brings missing ones back, which the quorum may be
+                // waiting for.
                 let lives = !unheard.is_empty() || statefulset::lives(&record, target, &answers);
                 if !lives {
                     let claims = statefulset::claims(new, target, asked.iter().copied());
@@ -292,23 +293,23 @@ impl Admission {
         })
     }
 
-    /// The StatefulSet controller deletes a pod that has not ended: one outside the wanted ordinals, whose
-    /// member must have left etcd; or one that is wanted, which only a roll-out may.
+    /// Decides about a delete by the StatefulSet controller of a pod that has not ended. If its ordinal is not wanted
+    /// any more, its member must have left etcd. If it is wanted, only a roll-out may delete it.
     async fn delete_pod(&self, request: &AdmissionRequest<DynamicObject>) -> Result<Verdict, NoVerdict> {
         let pod = value(request.old_object.as_ref())?;
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
         if !self.cluster.is_pod(request.namespace.as_deref(), name) {
             return Ok(Verdict::untouched());
         }
-        // Not from the watch: a late one would still have the old count.
+        // Not from the watch, which may still have the old count.
         let Some(live) = self.cluster.read().await? else { return Ok(Verdict::untouched()) };
         let target = self.cluster.target(&live);
         let wanted = statefulset::replicas(&live);
-        // All stop, on purpose, and none is removed.
+        // All members stop on purpose, and none is removed.
         if wanted == 0 && statefulset::may_stop(&live) {
             return Ok(Verdict::untouched());
         }
-        // Members are numbered from 0; of others nothing is recorded, and nothing known.
+        // Only members numbered from 0 are recorded; nothing is known about others.
         let numbered_otherwise = statefulset::first_ordinal(&live) != 0;
         let deleting = !live["metadata"]["deletionTimestamp"].is_null() || numbered_otherwise;
         let Some(ordinal) = target.ordinal_of(name).filter(|_| !deleting && owned_by(&pod, &live)) else {
@@ -319,7 +320,7 @@ impl Admission {
                 return Ok(Verdict::Deny(deletion::outdated(&target, ordinal, wanted)));
             }
             let unrecorded = statefulset::record(&live).is_none() && !self.cluster.left(&live) && is_ready(&pod);
-            // Of one that is not understood no run writes the record again.
+            // Only if it is understood how etcd is started: else no run would write the record again.
             let awaited = unrecorded && start::of_statefulset(&live, &target).is_ok();
             if awaited && self.cluster.copy().await?.is_some() {
                 return Ok(Verdict::Deny(deletion::unrecorded(&target, ordinal)));
@@ -330,7 +331,8 @@ impl Admission {
         }
         let recorded = statefulset::record(&live).and_then(Result::ok);
         let recorded = recorded.and_then(|record| record.members.keys().last().copied()).unwrap_or(0);
-        // Only the controller waits for this answer, and what was seen seconds ago will not do.
+        // The members are asked now: only the controller waits for the answer, and what was seen seconds ago is not
+        // enough.
         let answers = etcd::observe(&target, 0..=ordinal.max(recorded), ETCD_DEADLINE).await;
         Ok(match deletion::may_go(&target, ordinal, wanted, &answers) {
             Ok(()) => Verdict::untouched(),
@@ -338,7 +340,8 @@ impl Admission {
         })
     }
 
-    /// Who writes the StatefulSet's status is its controller; only a user that is not noted yet comes here.
+    /// Notes the user that writes the StatefulSet's status: that is its controller. The webhook is called only for a
+    /// user that is not noted yet.
     fn controller_seen(&self, request: &AdmissionRequest<DynamicObject>) -> Verdict {
         let user = request.user_info.username.as_deref().filter(|_| !request.dry_run);
         if let Some(user) = user.filter(|_| self.cluster.is_target(request.namespace.as_deref(), &request.name)) {
@@ -347,8 +350,8 @@ impl Admission {
         Verdict::untouched()
     }
 
-    /// A pod is asked to leave its node. Its failure policy lets it pass when nobody answers, so whatever could not be
-    /// read is said as a refusal, not as an error.
+    /// Decides about an eviction. An error here would let it pass, by the failure policy (Ignore), so if something
+    /// could not be read, it is refused.
     async fn evict(&self, request: &AdmissionRequest<DynamicObject>) -> Verdict {
         let name = &request.name;
         if !self.cluster.is_pod(request.namespace.as_deref(), name) {
@@ -369,7 +372,7 @@ impl Admission {
         leave.map_or_else(Verdict::Later, |()| Verdict::untouched())
     }
 
-    /// Whether etcd bears that a member's pod goes for a while; asked just now.
+    /// Whether a member's pod may go for a while, from fresh answers of the members.
     async fn may_leave(&self, live: &Value, target: &Target, ordinal: Ordinal, going: Going) -> Result<(), String> {
         let record = statefulset::record(live).and_then(Result::ok);
         let wanted = statefulset::replicas(live);
@@ -384,7 +387,7 @@ impl Admission {
         Leave { target, ordinal, going, wanted, record: record.as_ref(), answers: &answers, pods: &pods }.decide()
     }
 
-    /// What a person has lifted is written down where it can be found later.
+    /// Admits a change. What a person has lifted becomes an Event, where it can be found later.
     fn admit(
         &self,
         request: &AdmissionRequest<DynamicObject>,
@@ -412,7 +415,7 @@ impl Admission {
     }
 }
 
-/// What decides of a pod of this StatefulSet; `None`: it is another's.
+/// What a decision needs of a pod of this StatefulSet; `None`: it is not one.
 fn disruption_pod(pod: &Pod, live: &Value) -> Option<disruption::Pod> {
     let pod = serde_json::to_value(pod).ok().filter(|pod| owned_by(pod, live))?;
     Some(disruption::Pod { ready: is_ready(&pod), terminating: !pod["metadata"]["deletionTimestamp"].is_null() })

@@ -1,4 +1,4 @@
-//! The one StatefulSet: watched, read live, woken.
+//! Access to the one StatefulSet: watches it, reads it, and wakes its controller.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,11 +22,10 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// How long the API server may take for a read during admission: less than the webhooks'
-/// `timeoutSeconds` (2 s for pods), so that the answer says what did not answer.
+/// How long the API server may take for a read during admission: less than the webhooks' `timeoutSeconds` (2 s for
+/// pods), so that the answer can say what did not answer.
 const READ_DEADLINE: Duration = Duration::from_millis(1500);
-/// How often the controller is woken at most, and with which pause: what it does in between shows
-/// whether it got through.
+/// How often the controller is woken at most. After each time it is looked whether it has caught up.
 const MOST_WAKES: u32 = 10;
 const WAKE_AGAIN: Duration = Duration::from_secs(2);
 /// The field manager of our writes.
@@ -80,7 +79,7 @@ impl Cluster {
         Self { api, leases, pods, claims, revisions, names, lease, started }
     }
 
-    /// The same, and a watch of it that never ends.
+    /// Access to this StatefulSet, and a watch of it that never ends.
     pub fn watch(client: &Client, names: Target, lease: String) -> (Self, watch::Receiver<Live>) {
         let cluster = Self::new(client, names, lease);
         let (sender, receiver) = watch::channel(Live::Unknown);
@@ -116,20 +115,20 @@ impl Cluster {
         Target { service, ..(*self.names).clone() }
     }
 
-    /// What is not understood of how its etcd is started: nothing is written into it then.
+    /// What is not understood about how its etcd is started, if anything: then nothing is written into it.
     pub fn not_understood(&self, object: &Value) -> Option<NotUnderstood> {
         start::of_statefulset(object, &self.target(object)).err()
     }
 
-    /// Whether the StatefulSet was given back, and not to a later installation than this process: it
-    /// is nobody's to look after until ours is gone.
+    /// Whether the StatefulSet was given back to its chart after this process started: until our installation is gone,
+    /// it is left alone. A later installation looks after it again.
     pub fn left(&self, object: &Value) -> bool {
         let since = statefulset::left(object).and_then(|since| since.parse::<Timestamp>().ok());
         since.is_some_and(|since| since > self.started)
     }
 
-    /// Reads the StatefulSet from the API server, not from the watch: what a pod may do follows
-    /// from the record, and a late one would hold a member or let a joiner go.
+    /// Reads the StatefulSet from the API server, not from the watch: what a pod may do follows from the record, and an
+    /// old one could hold a member's pod or let a joiner go.
     ///
     /// # Errors
     /// When the API server did not answer in time.
@@ -143,8 +142,8 @@ impl Cluster {
         }
     }
 
-    /// The Lease's copy of the record: what is left when the StatefulSet is gone. One that cannot be
-    /// understood is none.
+    /// The copy of the record in the Lease, which is left when the StatefulSet is gone. A copy that cannot be read
+    /// counts as none.
     ///
     /// # Errors
     /// When the API server did not answer in time.
@@ -160,7 +159,7 @@ impl Cluster {
         }
     }
 
-    /// Those of these claims that are there.
+    /// The names of those of these claims that exist.
     ///
     /// # Errors
     /// When the API server did not answer in time.
@@ -173,7 +172,7 @@ impl Cluster {
         }
     }
 
-    /// The pods of these ordinals that are there, within `deadline`.
+    /// The pods of these ordinals that exist, read within `deadline`.
     ///
     /// # Errors
     /// When the API server did not answer in time.
@@ -193,7 +192,7 @@ impl Cluster {
         Ok(pods.into_iter().flatten().collect())
     }
 
-    /// Those pods of these ordinals that run and are not about to end.
+    /// The names of the pods of these ordinals that run and are not being deleted.
     ///
     /// # Errors
     /// When the API server did not answer in time.
@@ -206,8 +205,8 @@ impl Cluster {
         Ok(running.filter_map(|pod| pod.metadata.name).collect())
     }
 
-    /// The data of the newest revision with the labels of this StatefulSet's pods: what the pods of
-    /// one that was deleted around them were made from.
+    /// The data of the newest ControllerRevision with the labels of this StatefulSet's pods: what the pods that an
+    /// orphan delete has left were made from.
     ///
     /// # Errors
     /// When the API server did not answer in time.
@@ -225,10 +224,10 @@ impl Cluster {
         }
     }
 
-    /// Wakes the StatefulSet's controller as long as it is behind: it may have been
-    /// refused while no webhook served, and then waits up to 1000 s before it tries again
-    /// (facts-kubernetes D). Any write of the StatefulSet makes it try at once (K5). More than
-    /// once, because the Service may not lead here yet when the first try comes.
+    /// Wakes the StatefulSet's controller while it has something to do: it may have been refused while no webhook
+    /// served, and then waits up to 1000 s before it tries again (facts-kubernetes D). Any write of the StatefulSet
+    /// makes it try at once (K5). It is woken more than once, because the Service may not lead to this process yet at
+    /// the first try.
     pub async fn wake_while_behind(self) {
         for _ in 0..MOST_WAKES {
             match self.read().await {
@@ -244,9 +243,9 @@ impl Cluster {
         }
     }
 
-    /// Where a release has the count that was set with `kubectl scale`, both own the field, and Helm 4
-    /// would fail at its next change of it: the scale's ownership goes. The other replica of this
-    /// program does the same, and one of them is told that it came too late.
+    /// If a release has the same count that was set with `kubectl scale`, both own the field, and Helm 4 would fail at
+    /// its next change of the count. So the ownership of the scale is removed. The other replica does the same, and the
+    /// later one is refused.
     fn release_count(&self, object: &DynamicObject) {
         let object = serde_json::to_value(object).unwrap_or_default();
         if !ownership::is_shared(&object) || self.left(&object) || self.not_understood(&object).is_some() {
@@ -272,17 +271,17 @@ impl Cluster {
         self.api.patch(&self.names.statefulset, &params, &Patch::Merge(&patch)).await.map(drop)
     }
 
-    /// Writes into the status of the StatefulSet, if it is still as it was seen.
+    /// Writes into the status of the StatefulSet, in exactly the version that was seen.
     ///
     /// # Errors
-    /// When it is not, or the API server refuses it.
+    /// When it has another version now, or the API server refuses it.
     pub async fn patch_status(&self, seen: &Value, mut patch: Value) -> kube::Result<()> {
         patch["metadata"] = json!({ "resourceVersion": seen["metadata"]["resourceVersion"] });
         let params = PatchParams::apply(FIELD_MANAGER);
         self.api.patch_status(&self.names.statefulset, &params, &Patch::Merge(&patch)).await.map(drop)
     }
 
-    /// Has the StatefulSet's controller look at once; whether it was told.
+    /// Touches the StatefulSet, so that its controller looks at it at once; returns whether that was written.
     pub async fn wake(&self, how: &str) -> bool {
         let now = Timestamp::now().to_string();
         let touch = json!({ "metadata": { "annotations": { "etcd-scaler.io/woken": now } } });
@@ -298,7 +297,8 @@ impl Cluster {
     }
 }
 
-/// The object's JSON without the bulk that nobody here reads: of the managed fields, who scaled it is asked.
+/// The object as JSON, without the bulk that is not read here: of managedFields only the entry of `statefulsets/scale`
+/// stays.
 fn value_of(object: &DynamicObject) -> Value {
     let mut object = object.clone();
     if let Some(entries) = &mut object.metadata.managed_fields {

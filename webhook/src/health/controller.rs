@@ -1,7 +1,8 @@
-//! As which user the StatefulSet controller works: only the deletes of users that are named in our rule can be held back.
+//! As which user the StatefulSet controller works. The webhook is asked only about deletes of the users that its
+//! configuration names.
 //!
-//! Told by who writes the status, so also of pods that were made before this program. Noted in an annotation, where the
-//! other replica and a later process find it.
+//! It is seen from who writes the status of the StatefulSet, so it is known also if its pods were made before this
+//! program. It is noted in an annotation, where the other replica and a later process find it.
 
 use std::time::Duration;
 
@@ -13,10 +14,10 @@ use tracing::{info, warn};
 
 use crate::health::cluster::{Cluster, Live};
 
-/// How often the controller is asked for a sign while it was never seen.
+/// The pause between two tries to have the controller write the status, while it was never seen.
 const ASK: Duration = Duration::from_secs(5);
 
-/// Writes it down.
+/// Notes the user in the annotation.
 pub async fn note(cluster: Cluster, user: String) {
     match cluster.annotate(CONTROLLER, &user).await {
         Ok(()) => info!(user, "the StatefulSet controller was seen"),
@@ -24,9 +25,9 @@ pub async fn note(cluster: Cluster, user: String) {
     }
 }
 
-/// Has the controller write the status of a verified StatefulSet as long as it was never seen, for ever.
+/// While the controller of a verified StatefulSet was never seen, has it write the status. Runs for ever.
 ///
-/// It writes a status that is behind what it observes: an observed generation that is one too low.
+/// For that it sets the observed generation one too low, which the controller then corrects.
 pub async fn ask(cluster: Cluster, mut live: watch::Receiver<Live>) {
     loop {
         let object = live.borrow_and_update().object();

@@ -1,4 +1,4 @@
-//! The members' health, kept warm: admission reads what is here and never waits for etcd.
+//! The members' health, asked for every 2 s, so that a decision about a scale reads it here and does not wait for etcd.
 
 pub mod cluster;
 pub mod controller;
@@ -20,19 +20,19 @@ use tracing::{debug, info};
 
 use crate::health::cluster::{Cluster, Live};
 
-/// How often the members are asked. Well within [`membership::decide::guard::MAX_AGE`], so that one slow
+/// The time from one round to the next. It is well within [`membership::decide::guard::MAX_AGE`], so that one slow
 /// round does not make the health unknown.
 const EVERY: Duration = Duration::from_secs(2);
-/// How long a member may take.
+/// How long a member may take to answer.
 const DEADLINE: Duration = Duration::from_millis(1500);
 
 /// One round of answers.
 #[derive(Clone, Debug)]
 struct Round {
-    /// When the round began: what was seen is at least as new as this.
+    /// When the round began: no answer is older.
     began: Instant,
     answers: Arc<BTreeMap<Ordinal, Answered>>,
-    /// When each member was asked when it answered last.
+    /// When each member was asked for the last answer that it gave.
     answered: Arc<BTreeMap<Ordinal, Timestamp>>,
 }
 
@@ -75,19 +75,19 @@ impl Health {
         Self { latest: latest_receiver, answering: answering_receiver }
     }
 
-    /// What was seen last, for a moment; `None` before the first round.
+    /// Gives the latest round to `use_it`; `None`: before the first round.
     pub fn with_seen<T>(&self, use_it: impl FnOnce(Option<Seen<'_>>) -> T) -> T {
-        // Cloned out: a decision never keeps the poll from writing.
+        // Cloned, so that a decision does not keep the next round from being stored.
         let round = self.latest.borrow().clone();
         use_it(round.as_ref().map(|round| Seen { age: round.began.elapsed(), answers: &round.answers }))
     }
 
-    /// When a member was asked when it answered last, as far as this process knows: not later than that it answered.
+    /// When a member was asked for the last answer that it gave to this process: a lower bound of when it answered.
     pub fn answered(&self, ordinal: Ordinal) -> Option<Timestamp> {
         self.latest.borrow().as_ref()?.answered.get(&ordinal).copied()
     }
 
-    /// Waits until other members answer than before, or it is first known who does.
+    /// Waits until another set of members answers, or until it is known for the first time which do.
     pub async fn changed(&mut self) {
         if self.answering.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -127,8 +127,8 @@ fn ordinals(object: &Value) -> std::ops::Range<Ordinal> {
     0..recorded.max(statefulset::replicas(object)).min(membership::know::names::MOST_MEMBERS)
 }
 
-/// Who answered in the round before and not in this one. They are asked once more: on a busy machine an answer is late
-/// now and then, and a scale refused for that would be admitted two seconds later.
+/// The members that answered in the round before and not in this one. They are asked once more: on a busy machine an
+/// answer is late now and then, and a scale that is refused for that would be admitted 2 s later.
 fn fell_silent(answers: &BTreeMap<Ordinal, Answered>, before: &BTreeSet<Ordinal>) -> Vec<Ordinal> {
     answers
         .iter()
@@ -137,7 +137,8 @@ fn fell_silent(answers: &BTreeMap<Ordinal, Answered>, before: &BTreeSet<Ordinal>
         .collect()
 }
 
-/// That nobody answers from the start is news, too: else nobody would tell of a disk that was lost before.
+/// Reports the first round as a change although nobody answers: else nobody would look for a disk that was lost before
+/// this process started.
 fn tell_first(before: Option<&Round>, answering: &watch::Sender<BTreeSet<Ordinal>>) {
     if before.is_none() {
         answering.send_modify(|_| ());

@@ -1,4 +1,4 @@
-//! The Job that the launcher makes, and what it reads of those that there are.
+//! The Job that the launcher makes, and what it reads of the Jobs that there are.
 
 use std::collections::BTreeMap;
 
@@ -21,11 +21,11 @@ const TRIGGER: &str = "ETCD_SCALER_TRIGGER";
 /// A Job as far as the launcher cares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// For which state; none: Helm or a person made it.
+    /// The state for which the launcher made it; `None`: Helm or a person made it.
     pub run: Option<String>,
     /// The number of the attempt, from 0.
     pub attempt: u32,
-    /// When it ended; none: it is active.
+    /// When it ended; `None`: it is active.
     pub ended: Option<Timestamp>,
     /// It ended without success.
     pub failed: bool,
@@ -46,8 +46,8 @@ impl Seen {
     }
 }
 
-/// The Job of one attempt, as `kubectl create job --from=cronjob/…` makes it, but for its name:
-/// that follows from what it is for, so the second to make it is told that it exists.
+/// The Job of one attempt, as `kubectl create job --from=cronjob/…` makes it, except for its name. The name follows
+/// from state and attempt, so that of two replicas the second is told that the Job exists.
 pub fn from_template(cronjob: &CronJob, target: &str, run: &str, attempt: u32) -> Job {
     let name = cronjob.metadata.name.clone().unwrap_or_default();
     let template = cronjob.spec.as_ref().map(|spec| spec.job_template.clone()).unwrap_or_default();
@@ -71,8 +71,8 @@ pub fn from_template(cronjob: &CronJob, target: &str, run: &str, attempt: u32) -
             namespace: cronjob.metadata.namespace.clone(),
             labels: Some(labels),
             annotations: Some(annotations),
-            // The controlling owner: the CronJob's history limits remove what is old, also while
-            // it is suspended.
+            // With the CronJob as the controlling owner, its history limits remove old Jobs, also while it is
+            // suspended.
             owner_references: Some(vec![OwnerReference {
                 api_version: "batch/v1".into(),
                 kind: "CronJob".into(),

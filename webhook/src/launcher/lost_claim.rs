@@ -1,4 +1,4 @@
-//! Reads what a pod that waits for a volume waits for; [`membership::decide::lost_claim`] judges it.
+//! Reads the claim and the volume of a pod that waits for its volume; [`membership::decide::lost_claim`] judges them.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl Claims {
         self.pods.get_opt(name).await
     }
 
-    /// What is wrong with the claim of a member that does not answer and did so last at `answered`.
+    /// Judges the claim of a member that does not answer; `answered`: when it answered last.
     ///
     /// # Errors
     /// When the API server did not tell.
@@ -58,7 +58,7 @@ impl Claims {
         };
         let Some(found) = self.claims.get_opt(&claim_name).await? else { return Ok(Found::Nothing) };
         let made = found.metadata.creation_timestamp.as_ref();
-        // Told in whole seconds.
+        // Creation times are in whole seconds, so the claim may be up to a second younger.
         let since = |made: Timestamp| answered.is_some_and(|answered| made + SignedDuration::from_secs(1) > answered);
         let made_since = made.is_some_and(|made| since(made.0));
         let age = made.and_then(|made| Duration::try_from(Timestamp::now().duration_since(made.0)).ok());

@@ -1,6 +1,6 @@
-//! Says in an Event when a member's disk was lost: etcd refuses to start on the empty directory,
-//! which is what is wanted, but its own line ("cannot fetch cluster info from peer urls") tells
-//! nobody so. And looks for pods that wait for a volume ([`crate::launcher::lost_claim`]).
+//! Says in an Event that a member's disk was lost. etcd then refuses to start on the empty directory, as it should, but
+//! its own log line ("cannot fetch cluster info from peer urls") does not say why. Also looks for pods that wait for a
+//! volume ([`crate::launcher::lost_claim`]).
 //!
 //! Looked for only while a recorded member does not answer: while all answer, nothing is asked of the API server
 //! for it.
@@ -21,16 +21,17 @@ use crate::health::Health;
 use crate::health::cluster::{Cluster, Live};
 use crate::launcher::lost_claim::Claims;
 
-/// How often pods of silent members are looked at: a claim that was deleted is noticed within 10 s.
+/// The pause between two looks at the pods of members that do not answer. With it a deleted claim is noticed within
+/// 10 s.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// What etcd says when it is started on an empty directory under an ID that has served: as an
-/// existing member that names only itself, as a new one that the others know, and from a template in whose initial
-/// cluster is one more than there are.
+/// What etcd says when it is started on an empty directory under an ID that has served: as an existing member whose
+/// initial cluster is only itself; as a new one that the others know; and with an initial cluster that has one member
+/// too many.
 const REFUSALS: [&str; 3] =
     ["cannot fetch cluster info from peer urls", "has already been bootstrapped", "member count is unequal"];
 
-/// Looks, for ever; `kept` is told the UIDs of the claims whose volume is kept for the claim before.
+/// Looks, for ever; sends to `kept` the UIDs of the claims whose volume is still reserved for an earlier claim.
 pub async fn watch(
     cluster: Cluster,
     claims: Claims,
@@ -39,7 +40,7 @@ pub async fn watch(
     events: Events,
     kept: watch::Sender<BTreeSet<String>>,
 ) {
-    // By UID: said once of each pod, again of the one that is made after it.
+    // The UIDs of the pods about which something was said: once for each pod.
     let mut said = BTreeSet::new();
     loop {
         let object = live.borrow().object();
@@ -108,7 +109,7 @@ fn silent(object: &serde_json::Value, health: &Health) -> Vec<(Ordinal, String)>
     })
 }
 
-/// The words with which the pod's etcd refused an empty directory, if it did when it ended last.
+/// The words with which the pod's etcd refused an empty directory, if that is how it ended last.
 fn lost(pod: &Pod, container: &str) -> Option<&'static str> {
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
     let status = statuses.iter().find(|status| status.name == container)?;

@@ -1,12 +1,12 @@
-//! Starts the scaling Job when the StatefulSet asks for what the record does not have: after
-//! `kubectl scale`, under Helm's `--wait` (which waits before its post-upgrade hooks), on adoption; and when a member's
-//! pod waits for a volume that the Job can give it back.
+//! Starts the scaling Job when the StatefulSet wants members that the record does not have: after `kubectl scale`;
+//! under Helm's `--wait`, which waits before the post-upgrade hooks; on adoption. And when a member's pod waits for a
+//! volume that the Job can make bindable again.
 //!
-//! It reacts to watches: while nothing changes it asks nothing of the API server (the members are asked all
-//! the time, by [`crate::health`]). What it does next is [`decide`], pure; the
-//! Job's name follows from what it is for, so two replicas cannot start it twice. It stops after
-//! [`MOST_ATTEMPTS`] attempts at the same state and says so; a change of the count or the record,
-//! or a member that answers anew, starts it again.
+//! It reacts to watches: while nothing changes it asks nothing of the API server (the members are asked all the time, by
+//! [`crate::health`]). [`decide`], which is pure, says what it does next. The Job's
+//! name follows from state and attempt, so two replicas cannot start it twice. After [`MOST_ATTEMPTS`] attempts at the
+//! same state it stops and says so; it begins again if the count or the record changes, or if a member answers that did
+//! not before.
 
 mod job;
 pub mod lost_claim;
@@ -40,27 +40,27 @@ use job::Seen;
 use kubernetes::watch::{Change, follow};
 use volume::Volumes;
 
-/// How long a change waits for Helm's own Job, which does the same work when it comes: it is made
-/// right after the objects (without `--wait`), and one Job is easier to follow than two.
+/// How long a change waits for Helm's own Job, which does the same work. Without `--wait` Helm makes it right after the
+/// objects, and one Job is easier to follow than two.
 const GRACE: SignedDuration = SignedDuration::from_secs(2);
 /// The pause after a first failed attempt; three times as long after each further one.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(10);
-/// So many attempts at one state, over about seven minutes of pauses.
+/// The most attempts at one state; the pauses between them are about seven minutes together.
 const MOST_ATTEMPTS: u32 = 5;
 /// The pause when a Job could not be made.
 const AFTER_ERROR: Duration = Duration::from_secs(10);
 
-/// A state that wants a Job: this StatefulSet, this count, this record.
+/// A state for which a Job is wanted: this StatefulSet, this count, this record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Need {
     uid: String,
     desired: u32,
-    /// Names the state, the same on every replica.
+    /// A hash that names the state, the same on every replica.
     run: String,
-    /// Which writing of the StatefulSet: what failed may succeed after a correction. Not in the name,
-    /// the Job's own writes are no correction.
+    /// The StatefulSet's generation. After a correction of its spec, what failed may succeed, so earlier attempts do
+    /// not count. It is not part of `run`, because the Job's own writes may change it too, and are no correction.
     generation: u64,
-    /// Nothing but to give volumes back that are kept for claims that were deleted.
+    /// The Job is wanted only to make volumes bindable that are reserved for claims that were deleted.
     frees: bool,
 }
 
@@ -69,10 +69,12 @@ struct Need {
 struct Memory {
     need: Need,
     since: Timestamp,
-    /// How many attempts there were. Remembered, because Jobs are removed an hour after their end.
+    /// How many attempts there were. Remembered here, because a Job is removed an hour after its end.
     tried: u32,
-    /// How many there had been when a member last answered anew; those do not count.
+    /// How many of them do not count: those before a member that had not answered answered again, or before the
+    /// StatefulSet was changed.
     forgiven: u32,
+    /// Whether it was said that nothing more is tried.
     given_up: bool,
 }
 
@@ -139,7 +141,7 @@ impl Launcher {
         loop {
             let object = live.borrow_and_update().object().filter(|object| !self.cluster.left(object));
             let object = object.filter(|object| self.is_understood(object, &mut told));
-            // Then no Helm has a Job of its own behind it.
+            // The count came through `statefulsets/scale`, so no Helm makes a Job of its own.
             let scaled = object.as_ref().is_some_and(|object| ownership::is_scaled(object));
             let waiting = kept.borrow_and_update().clone();
             let held = object.as_ref().is_some_and(|it| statefulset::waits_for_token(it, &self.cluster.target(it)));
@@ -157,7 +159,7 @@ impl Launcher {
                 }
                 _ => Memory { need, since: now, tried: 0, forgiven: 0, given_up: false },
             });
-            // Before the first answer of the watch, an active Job may be there unseen.
+            // Nothing is decided before the watch of the Jobs has answered: a Job may be active already.
             let mut pause = None;
             if let (Some(memory), Some(known)) = (&mut memory, &known) {
                 memory.tried = memory.tried.max(attempts(&memory.need, known));
@@ -195,7 +197,8 @@ impl Launcher {
         }
     }
 
-    /// Whether a Job can do anything about it; said once of each writing of the StatefulSet.
+    /// Whether it is understood how etcd is started, so that a Job can do anything. If not, says so once for each
+    /// generation of the StatefulSet.
     fn is_understood(&self, object: &Value, told: &mut Option<(String, u64)>) -> bool {
         let Some(not_understood) = self.cluster.not_understood(object) else { return true };
         let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
@@ -222,7 +225,7 @@ impl Launcher {
         }));
     }
 
-    /// Makes the Job, and gives how long to leave it until it shows up in the watch.
+    /// Makes the Job; returns how long to wait until it shows up in the watch.
     async fn launch(&self, need: &Need, attempt: u32) -> Duration {
         match self.make(need, attempt).await {
             Ok(Some(name)) => {
@@ -287,8 +290,8 @@ impl Launcher {
     }
 }
 
-/// The state that wants a Job, if it does; `token_gone`: members' pods that are as the chart made them could not
-/// start again.
+/// The state for which a Job is wanted, if there is one; `token_gone`: the token's ConfigMap is missing, so members'
+/// pods that are as the chart made them could not start again.
 fn need(object: &Value, token_gone: bool) -> Option<Need> {
     let desired = statefulset::replicas(object);
     let deleting = !object["metadata"]["deletionTimestamp"].is_null();
@@ -299,7 +302,7 @@ fn need(object: &Value, token_gone: bool) -> Option<Need> {
     let recorded_for = annotation(object, membership::know::names::RECORDED_FOR);
     let verified = match statefulset::record(object) {
         None => false,
-        // Nothing that a Job of this version could do about it.
+        // A record of a later version: a Job of this version can do nothing.
         Some(Err(_)) => return None,
         Some(Ok(record)) => {
             let all_members = record.members.values().all(|recorded| recorded.state == State::Member);
@@ -310,7 +313,7 @@ fn need(object: &Value, token_gone: bool) -> Option<Need> {
         return None;
     }
     let record = annotation(object, membership::know::names::RECORD);
-    // A person's word about what is kept, which only matters before there is a record.
+    // A person's answer about what an earlier cluster left behind; it only matters before there is a record.
     let word = annotation(object, membership::know::names::BOOTSTRAP).filter(|_| record.is_none()).unwrap_or_default();
     let gone = if verified { "no token" } else { word };
     let run = hash(&[&uid, &desired.to_string(), record.unwrap_or_default(), gone]);
@@ -318,8 +321,7 @@ fn need(object: &Value, token_gone: bool) -> Option<Need> {
     Some(Need { uid, desired, run, generation, frees: false })
 }
 
-/// The state in which nothing is wanted but that these claims, by UID, get the volumes that are kept for those before
-/// them: once for each claim.
+/// The state in which a Job is wanted only to make volumes bindable by these claims (UIDs); once for each claim.
 fn frees(object: &Value, claims: &BTreeSet<String>) -> Option<Need> {
     if claims.is_empty() || !object["metadata"]["deletionTimestamp"].is_null() {
         return None;
@@ -331,8 +333,8 @@ fn frees(object: &Value, claims: &BTreeSet<String>) -> Option<Need> {
     Some(Need { uid, desired: statefulset::replicas(object), run, generation, frees: true })
 }
 
-/// What to do about a state that wants a Job, given the Jobs that there are; `scaled`: the count came
-/// through `statefulsets/scale`, which no Helm does.
+/// What to do about a state for which a Job is wanted, given the Jobs that there are; `scaled`: the count came through
+/// `statefulsets/scale`, so not from Helm.
 fn decide(memory: &Memory, jobs: &BTreeMap<String, Seen>, scaled: bool, now: Timestamp) -> Step {
     if jobs.values().any(|job| job.ended.is_none()) {
         return Step::Rest;
@@ -343,24 +345,23 @@ fn decide(memory: &Memory, jobs: &BTreeMap<String, Seen>, scaled: bool, now: Tim
         return if memory.given_up { Step::Rest } else { Step::GiveUp };
     }
     let last = |some: &dyn Fn(&&Seen) -> bool| jobs.values().filter(some).filter_map(|job| job.ended).max();
-    // A Job that just ended may have written a record that the other watch has not told yet.
+    // A Job that has just ended may have written a record that the watch of the StatefulSet has not reported yet.
     let told = last(&|_| true).map_or(Timestamp::UNIX_EPOCH, |ended| ended + GRACE);
     let settled = told.max(memory.since + if scaled { SignedDuration::ZERO } else { GRACE });
-    // Whoever started it (Helm too): what failed at this state is not tried again at once.
+    // After a failed Job at this state, also one of Helm's, the next attempt waits.
     let failed = last(&|job| ours(job) || (job.failed && job.ended > Some(memory.since)));
     let pause = FIRST_PAUSE * 3_i32.pow(counted.saturating_sub(1));
     let due = failed.map_or(settled, |failed| settled.max(failed + pause));
     if due > now { Step::WaitUntil(due) } else { Step::Launch(memory.tried) }
 }
 
-/// How many attempts there were at a state. Counted by number, not by the Jobs that are left: the
-/// CronJob's history limits remove older ones.
+/// How many attempts there were at a state, by the numbers of the Jobs: the CronJob's history limits remove older Jobs.
 fn attempts(need: &Need, jobs: &BTreeMap<String, Seen>) -> u32 {
     let ours = jobs.values().filter(|job| job.run.as_deref() == Some(need.run.as_str()));
     ours.map(|job| job.attempt + 1).max().unwrap_or(0)
 }
 
-/// A member answers that did not before: what failed may succeed now.
+/// Notes that a member answers that did not before: what failed may succeed now, so earlier attempts do not count.
 fn forgive(memory: Option<&mut Memory>) {
     if let Some(memory) = memory {
         memory.forgiven = memory.tried;

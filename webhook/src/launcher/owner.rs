@@ -1,7 +1,9 @@
-//! What we have in the cluster, and not in a namespace, goes with the namespace: a deleted namespace takes the webhook
-//! with it, and configurations and a policy that stay behind would refuse what is made there next.
+//! Makes the namespace the owner of our cluster-scoped objects, so that they are deleted with it. Else a deleted
+//! namespace would take the webhook along and leave configurations and a policy behind, which refuse what is made there
+//! next.
 //!
-//! Helm renders no owner and so owns none; what it upgrades keeps it. Volumes are no part of it: they have the data.
+//! Helm does not render the owner, so an upgrade leaves it. Volumes are not among these objects, because they have the
+//! data.
 
 use std::time::Duration;
 
@@ -19,11 +21,11 @@ use tracing::{info, warn};
 
 use crate::health::cluster::FIELD_MANAGER;
 
-/// How often is looked again: a person, or `helm upgrade --force`, may have made one anew.
+/// The pause before it looks again: a person, or `helm upgrade --force`, may have made an object again.
 const AGAIN: Duration = Duration::from_secs(600);
 /// The pause after something that failed.
 const AFTER_ERROR: Duration = Duration::from_secs(10);
-/// What the ClusterRoles, and the bindings of the same names, are called behind our name. The last is there during an
+/// The suffixes, after our name, of the ClusterRoles and of the bindings with the same names. The last exists during an
 /// upgrade, and after one that failed.
 const ROLES: [&str; 3] = ["webhook", "hook", "preflight"];
 
@@ -35,12 +37,12 @@ pub struct Owned {
 }
 
 impl Owned {
-    /// Those of this name, of this namespace.
+    /// The objects of this name, to be owned by this namespace.
     pub fn new(client: &Client, namespace: &str, name: &str) -> Self {
         Self { client: client.clone(), namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
-    /// Sees to it, for ever.
+    /// Gives them their owner, for ever.
     pub async fn run(self) {
         loop {
             let pause = match self.give().await {
@@ -58,10 +60,10 @@ impl Owned {
         }
     }
 
-    /// Gives each that is there the namespace as its owner; how many had another or none.
+    /// Gives each object that is there the namespace as its owner; returns how many did not have it.
     ///
     /// # Errors
-    /// When the API server refused it; those before it have one.
+    /// When the API server refused it; the objects before that one have their owner.
     pub async fn give(&self) -> Result<usize, kube::Error> {
         let namespace = Api::<Namespace>::all(self.client.clone()).get(&self.namespace).await?;
         let uid = namespace.metadata.uid.unwrap_or_default();
@@ -79,7 +81,7 @@ impl Owned {
         Ok(given)
     }
 
-    /// Others' entries stay: they are merged by UID.
+    /// The patch. Other owners stay: entries are merged by UID.
     fn owner(&self, uid: &str) -> Value {
         let owner = json!({ "apiVersion": "v1", "kind": "Namespace", "name": self.namespace, "uid": uid });
         json!({ "metadata": { "ownerReferences": [owner] } })
@@ -88,7 +90,7 @@ impl Owned {
     fn objects(&self) -> Vec<(ApiResource, String)> {
         let own = |kind: ApiResource| (kind, self.name.clone());
         let roles = ROLES.map(|role| format!("{}-{role}", self.name));
-        // The configurations last: by them it is seen that all went well.
+        // The configurations come last, so that they show that all went well.
         roles
             .iter()
             .map(|role| (ApiResource::erase::<ClusterRole>(&()), role.clone()))

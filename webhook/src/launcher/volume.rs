@@ -1,6 +1,6 @@
-//! The volume of the next newcomer, made while the Job that joins it starts: its pod is scheduled and its first
-//! containers run meanwhile, which is a second of every scale where nobody provisions volumes. No more than a head
-//! start: what is not made here the Job makes, and it looks at what there is before it uses it.
+//! Makes the volume of the next newcomer while the Job starts, so that its pod is scheduled and its first containers
+//! run meanwhile. That saves a second of every scale if no provisioner makes volumes. It is only a head start: the Job
+//! makes what is not made here, and looks at what there is before it uses it.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use membership::know::volume::{VolumePlan, is_provisioned};
 use serde_json::Value;
 use tokio::time::Instant;
 
-/// How long the volume's phase and the claim are waited for: both come within tens of milliseconds.
+/// How long it is waited for the volume's phase and for the claim. Both come within tens of milliseconds.
 const WAKES: Duration = Duration::from_secs(1);
-/// How often is looked.
+/// The pause between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Makes volumes.
@@ -39,14 +39,14 @@ impl Volumes {
         }
     }
 
-    /// Makes the volume of the newcomer that joins next, where there is one to make; says which.
+    /// Makes the volume of the newcomer that joins next, if one is to be made; returns the sentence that says so.
     ///
     /// # Errors
     /// When the API server refused it, or did not tell what there is.
     pub async fn make_next(&self, object: &Value, target: &Target) -> Result<Option<String>, kube::Error> {
         let Some(ordinal) = next(object) else { return Ok(None) };
         let Some((claim, class)) = claim_of(object, target, ordinal) else { return Ok(None) };
-        // One that was kept, with its volume: the Job's to judge.
+        // A kept claim with a volume is left for the Job to judge.
         if self.claims.get_opt(&claim).await?.is_some_and(|kept| kept.spec.is_some_and(|it| it.volume_name.is_some())) {
             return Ok(None);
         }
@@ -65,9 +65,10 @@ impl Volumes {
         self.wake(&claim, ordinal).await.map(|()| Some(told))
     }
 
-    /// Has the volume controller bind the claim now. Only once it has written the new volume's phase: at the
-    /// same time the one write makes the other fail, and a claim is not tried again until it changes (seen, half
-    /// a second of the scale). A claim or a phase that does not come is the Job's to wait for.
+    /// Touches the claim, so that the volume controller binds it now; but only after the controller has written the new
+    /// volume's phase. If both happen at once, one write makes the other fail, and the controller does not try the
+    /// claim again until it changes (seen; it cost half a second of the scale). The Job waits for a claim or a phase
+    /// that does not come.
     async fn wake(&self, claim: &str, ordinal: Ordinal) -> Result<(), kube::Error> {
         let end = Instant::now() + WAKES;
         while !self.is_available(&self.plan.name(ordinal)).await? && Instant::now() < end {
@@ -98,7 +99,7 @@ fn claim_of<'a>(object: &'a Value, target: &Target, ordinal: Ordinal) -> Option<
     Some((target.claim(template["metadata"]["name"].as_str()?, ordinal), class))
 }
 
-/// The ordinal that joins next: the one after a record of members only.
+/// The ordinal that joins next, if every recorded member has served and none is missing: the one after the last.
 fn next(object: &Value) -> Option<Ordinal> {
     let record = statefulset::record(object)?.ok()?;
     let members = record.members.values().all(|recorded| recorded.state == State::Member);

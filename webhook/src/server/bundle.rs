@@ -1,8 +1,7 @@
 //! Our certificate authority in our own webhook configurations.
 //!
-//! The chart never renders a caBundle; it is patched here and checked at every change, because a
-//! configuration that was deleted and made anew comes without one, and with failurePolicy Fail
-//! every change of the StatefulSet is then refused.
+//! The chart does not render a caBundle. It is written here, and checked at every change of a configuration: one that
+//! was deleted and made again has none, and with failurePolicy Fail every change of the StatefulSet is then refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +24,9 @@ use crate::health::cluster::FIELD_MANAGER;
 use crate::server::readiness::Readiness;
 use kubernetes::watch::follow;
 
-/// How soon what was patched is read back.
+/// The pause before a written caBundle is read back.
 const READ_BACK: Duration = Duration::from_millis(500);
-/// How soon a configuration that could not be read or written is tried again.
+/// The pause after a configuration could not be read or written.
 const AFTER_ERROR: Duration = Duration::from_secs(2);
 
 /// The two configurations, by name.
@@ -77,7 +76,7 @@ impl Bundles {
                     warn!("Secret {} will stay behind at uninstall: {error:#}", self.secret);
                 }
             }
-            // What was patched is read back, not trusted.
+            // A written caBundle is read back before it counts.
             let again = async {
                 match (failed, verified) {
                     (true, _) => tokio::time::sleep(AFTER_ERROR).await,
@@ -85,7 +84,7 @@ impl Bundles {
                     (false, false) => tokio::time::sleep(READ_BACK).await,
                 }
             };
-            // Both have senders as long as we serve.
+            // Both channels have senders as long as this process serves.
             tokio::select! {
                 () = again => {}
                 _ = authority.changed() => {}
@@ -96,8 +95,8 @@ impl Bundles {
 }
 
 impl Bundles {
-    /// Makes the MutatingWebhookConfiguration the Secret's owner: Helm knows nothing of a Secret that
-    /// was made at run time, and a private key should not outlive the release.
+    /// Makes the MutatingWebhookConfiguration the owner of the Secret, so that it is deleted with the release: Helm
+    /// does not know a Secret that was made at run time, and a private key should not be left behind.
     async fn own_secret(&self, configurations: &Api<DynamicObject>) -> anyhow::Result<()> {
         let owner = configurations.get(&self.mutating).await?.metadata;
         let owner = json!({
@@ -114,7 +113,7 @@ impl Bundles {
     }
 }
 
-/// Whether the configuration has the authority in every webhook; patches it where not.
+/// Whether every webhook of the configuration has the authority; writes it into those that have not.
 async fn check(api: &Api<DynamicObject>, name: &str, authority: &[u8]) -> anyhow::Result<bool> {
     let object = api.get(name).await.context("cannot read it")?;
     let patch = patch(&object.data, authority);
@@ -128,8 +127,8 @@ async fn check(api: &Api<DynamicObject>, name: &str, authority: &[u8]) -> anyhow
     Ok(false)
 }
 
-/// What brings the authority into each webhook that lacks it, by its index as long as it has the
-/// name that was read there.
+/// The operations that write the authority into each webhook that lacks it: by index, with a test that the name there
+/// is still the one that was read.
 fn patch(configuration: &Value, authority: &[u8]) -> Vec<PatchOperation> {
     let wanted = serde_json::to_value(ByteString(authority.to_vec())).unwrap_or_default();
     let webhooks = configuration["webhooks"].as_array().map_or(&[][..], Vec::as_slice);

@@ -1,6 +1,6 @@
 //! Our serving certificate: made at start, kept in a Secret that all replicas share.
 //!
-//! The chart never renders it: a template would make another authority at each upgrade.
+//! The chart does not render it, because a template would make another authority at each upgrade.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,9 +25,9 @@ use tracing::{info, warn};
 use crate::health::cluster::FIELD_MANAGER;
 use kubernetes::watch::follow;
 
-/// How often it is looked whether the certificate is due; that asks nobody.
+/// The pause between two looks whether the certificate is due for renewal; a look makes no request.
 const EVERY: Duration = Duration::from_secs(3600);
-/// How soon a Secret that could not be read or written is tried again.
+/// The pause after a Secret could not be read or written.
 const AFTER_ERROR: Duration = Duration::from_secs(10);
 /// How long an authority is valid.
 const AUTHORITY_DAYS: i32 = 3650;
@@ -112,7 +112,7 @@ impl Pair {
     }
 }
 
-/// What an issuer is known by. Always the same, so that it need not be read from the certificate.
+/// The parameters of the authority. They are always the same, so that they need not be read from its certificate.
 fn authority_params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = common_name("etcd-scaler webhook authority");
@@ -179,8 +179,8 @@ impl Certificates {
         })
     }
 
-    /// Watches the Secret, which the other replica may have renewed, renews the certificate in time, and loads
-    /// what is new.
+    /// Watches the Secret, in which the other replica may have renewed the certificate; renews it in time; and loads a
+    /// new one.
     pub async fn keep(mut self, listener: RustlsConfig) {
         let (tell, mut told) = watch::channel(());
         let config = watcher::Config::default().fields(&format!("metadata.name={}", self.secret));
@@ -202,7 +202,7 @@ impl Certificates {
                     continue;
                 }
             };
-            // Both or neither: a pair that does not match leaves the one in force.
+            // Key and certificate are loaded together. If they do not match, the pair in force stays.
             match listener.reload_from_pem(pair.certificate.clone().into_bytes(), pair.key.clone().into_bytes()).await {
                 Ok(()) => {
                     info!(expires = %pair.expires, "another serving certificate is in force");
@@ -215,8 +215,8 @@ impl Certificates {
     }
 }
 
-/// The pair on which all replicas agree: what the Secret holds, made or renewed where it has to be.
-/// Who writes first has decided; the other one reads it.
+/// The pair that all replicas use: that in the Secret, made or renewed if necessary. The replica that writes first
+/// decides, and the other one reads it.
 async fn settle(secrets: &Api<Secret>, name: &str, names: &[String], ours: Option<&Pair>) -> anyhow::Result<Pair> {
     for _ in 0..5 {
         let now = Timestamp::now();

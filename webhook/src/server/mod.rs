@@ -29,8 +29,8 @@ use crate::server::readiness::Readiness;
 
 /// A review holds two objects of at most 1.5 MiB each, as JSON.
 const BODY_LIMIT: usize = 8 << 20;
-/// How long we serve on after SIGTERM, until the Service sends nothing more here: a call that
-/// found a closed port would be refused by its failure policy.
+/// How long it goes on serving after SIGTERM, until the Service sends nothing here any more. A call to a closed port
+/// would be decided by its failure policy, so refused.
 const LINGER: Duration = Duration::from_secs(3);
 /// How long calls under way may then take.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -82,7 +82,7 @@ pub async fn serve(
         .with_context(|| format!("cannot listen on {listen}"))
 }
 
-/// Calls our own listener over TLS under the name that the API server uses, once it has answered.
+/// Calls our own listener over TLS, under the name that the API server uses, until it answers once.
 pub async fn check_own_listener(
     port: u16,
     name: String,
@@ -136,15 +136,15 @@ async fn answer(
     };
     let verdict = match decide(&request).await {
         Ok(verdict) => verdict,
-        // An error of ours is no decision: as a failed call it is decided by the failure policy.
+        // An error of ours is no decision, so the call fails, and the failure policy decides.
         Err(why) => {
             error!(uid = request.uid, name = request.name, why, "no verdict");
             return (StatusCode::INTERNAL_SERVER_ERROR, why).into_response();
         }
     };
     log(&request, &verdict, began.elapsed());
-    // Always from the request: a response without its uid is an error to the API server, and with
-    // failurePolicy Ignore a refusal would silently pass.
+    // The response is always made from the request. Without the request's uid it is an error to the API server, and
+    // with failurePolicy Ignore a refusal would then pass.
     match respond(AdmissionResponse::from(&request), verdict) {
         Ok(response) => Json(response.into_review()).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
@@ -158,8 +158,8 @@ fn respond(
     match verdict {
         // Without a code the API server answers 400 (facts-kubernetes H).
         Verdict::Deny(why) => Ok(refused(response, why, StatusCode::FORBIDDEN, "Forbidden")),
-        // kubectl drain asks again on this code alone, and says why each time. With retryAfterSeconds the client would
-        // ask again by itself and nobody would be told.
+        // kubectl drain tries again on this code only, and prints the reason each time. With retryAfterSeconds its
+        // client library would try again silently.
         Verdict::Later(why) => Ok(refused(response, why, StatusCode::TOO_MANY_REQUESTS, "TooManyRequests")),
         Verdict::Allow { patch, warnings } => {
             let mut response = response;

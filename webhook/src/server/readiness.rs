@@ -1,7 +1,7 @@
-//! What must have been seen before this process calls itself ready.
+//! What must be so before this process reports that it is ready.
 //!
-//! Ready means: it can really serve. An API server that calls too early is answered with an error,
-//! and the failure policy then refuses every change of the StatefulSet.
+//! Ready means that it can really serve. If the API server called it earlier, it would get an error, and the failure
+//! policy would refuse every change of the StatefulSet.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,15 +12,15 @@ use tracing::info;
 
 use crate::health::cluster::Live;
 
-/// How often is looked whether something is still missing.
+/// The pause between two looks whether something is missing.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// The conditions, each set by the task that sees to it.
+/// The conditions, each set by the task that meets it.
 #[derive(Default)]
 pub struct Readiness {
     /// Both webhook configurations were read back with our certificate authority.
     bundles: AtomicBool,
-    /// The StatefulSet's watch has its first complete answer.
+    /// The watch of the StatefulSet has had its first complete answer.
     watch: AtomicBool,
     /// Our own listener answered over TLS under the Service's name.
     listener: AtomicBool,
@@ -29,7 +29,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// What is missing, in words; nothing: ready.
+    /// What is missing, in words; empty: ready.
     pub fn missing(&self) -> Vec<&'static str> {
         let Self { bundles, watch, listener, stopping } = self;
         let all = [
@@ -49,7 +49,7 @@ impl Readiness {
         info!("ready");
     }
 
-    /// Whether the configurations have our authority; gives whether that is news.
+    /// Sets whether the configurations have our authority; returns whether that has changed.
     pub fn bundles(&self, verified: bool) -> bool {
         self.bundles.swap(verified, Ordering::Relaxed) != verified
     }

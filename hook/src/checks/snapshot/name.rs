@@ -1,5 +1,5 @@
-//! The name of a snapshot's file, and what follows from the names: which one is recent, which are
-//! too many. Pure.
+//! The file name of a snapshot, and what follows from the names: which snapshot is recent, which ones are too many.
+//! Pure.
 //!
 //! `NAMESPACE_STATEFULSET_CLUSTER_TIME_MEMBER_rREVISION.db`: names of Kubernetes have no `_`, IDs are
 //! 16 hex digits, the time is UTC to the millisecond and before the first byte was read, and the
@@ -15,7 +15,7 @@ use membership::know::names::Target;
 use membership::know::record::Id;
 
 const TIME: &str = "%Y%m%dT%H%M%S.%3fZ";
-/// How far another machine's clock may be ahead; what is later still is not known to be recent.
+/// How far the clock of another machine may be ahead. A snapshot from later than that does not count as recent.
 const AHEAD: Duration = Duration::from_secs(60);
 
 /// What is recorded of a snapshot besides its content.
@@ -59,7 +59,7 @@ impl Name {
             member: member.parse().ok()?,
             revision: revision.strip_prefix('r')?.parse().ok()?,
         };
-        // What reads alike and is written otherwise is not ours.
+        // A name that parses but is spelled in another way is not ours.
         (name.to_string() == file).then_some(name)
     }
 }
@@ -98,7 +98,7 @@ pub fn recent(newest: &[Name], now: Timestamp, max_age: Duration) -> Vec<&Name> 
     newest.iter().filter(is_recent).collect()
 }
 
-/// Those that go when so many stay; never the one that was just made.
+/// The snapshots to delete so that `keep` stay; never the one that was just made.
 #[must_use]
 pub fn superfluous<'a>(newest: &'a [Name], keep: usize, made: &Name) -> Vec<&'a Name> {
     newest.iter().filter(|name| *name != made).skip(keep.saturating_sub(1)).collect()

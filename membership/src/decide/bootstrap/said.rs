@@ -5,8 +5,8 @@ use crate::know::annotations::Decided;
 use crate::know::names::{BOOTSTRAP, Ordinal};
 use crate::know::record::{Id, State};
 
-/// That etcd was not started, what was found, and what a person can do; `but`: why what was asked for
-/// is not done.
+/// The question: etcd was not started, what was found, and what a person can answer; `but`: why an earlier answer is
+/// not followed.
 pub(super) fn question(seen: &Seen, code: &str, but: Option<&str>) -> String {
     let target = seen.target;
     let (namespace, name) = (&target.namespace, &target.statefulset);
@@ -57,7 +57,7 @@ fn found(seen: &Seen) -> String {
     found.join("; ")
 }
 
-/// What is waited for before it is known what is there.
+/// What is waited for: a look into these directories.
 pub(super) fn look(seen: &Seen, ordinals: &[Ordinal]) -> String {
     let why = |place: &Place| match &place.data {
         Data::NotLooked { why, .. } => why.clone(),

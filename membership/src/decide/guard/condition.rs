@@ -1,7 +1,7 @@
-//! The state of members that all answer and are healthy by themselves, and that still keeps others from
-//! joining or leaving: alarms, versions, the size of the database, how far they are apart.
+//! What keeps members from joining or leaving although each of them answers and is healthy by itself: alarms, different
+//! versions, the size of the database, how far the members are apart.
 //!
-//! One list for the webhook, from answers kept warm, and for the run, from fresh ones.
+//! The webhook judges its latest answers by this list, the run those that it has just had.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,18 +11,18 @@ use crate::know::observed::{Alarm, Answer, Answered};
 use crate::know::size::size;
 use crate::know::version::Version;
 
-/// Of its quota the database may use so much, in percent.
+/// The most that a database may use of its quota, in percent, for members to join.
 pub const QUOTA_PERCENT: u64 = 80;
-/// So many revisions may lie between two members. They are asked side by side within two seconds, in
-/// which a busy etcd makes a few thousand; who is further behind has not caught up.
+/// How many revisions two members may be apart. They are asked side by side within 2 s, in which a busy etcd makes a
+/// few thousand revisions; a member that is further behind has not caught up.
 pub const MOST_APART: i64 = 10_000;
-/// What etcd writes beside its database: the segment of its log in use and the one made ready (64 MiB
-/// each, etcd server/storage/wal).
+/// What etcd needs beside its database, in bytes: the log segment in use and the one that it prepares (64 MiB each,
+/// etcd server/storage/wal).
 pub const LOG: u64 = 128 << 20;
-/// A database below this size is not worth a word, however much of it is free.
+/// Below this size, in bytes, it is not said that much of a database is free.
 const SMALL: u64 = 64 << 20;
 
-/// Which way the count goes.
+/// Whether the count goes up or down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// Members join.
@@ -34,13 +34,13 @@ pub enum Way {
 /// Something that was found, with its consequence and its cure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Concern {
-    /// With numbers and members.
+    /// What was found, with numbers and members.
     pub found: String,
     /// Why it is unsafe.
     pub why: &'static str,
     /// What to do.
     pub way_out: String,
-    /// Whether a person may go on all the same ([`Override`]).
+    /// Whether a person may lift it ([`Override`]).
     pub liftable: bool,
 }
 
@@ -66,7 +66,7 @@ pub fn concerns(target: &Target, answers: &BTreeMap<Ordinal, Answered>, room: Ro
     found.into_iter().flatten().collect()
 }
 
-/// What a person who adds members is told.
+/// Warnings for a person who adds members.
 #[must_use]
 pub fn warnings(target: &Target, answers: &BTreeMap<Ordinal, Answered>) -> Vec<String> {
     let members = heard(answers);
@@ -80,7 +80,7 @@ pub fn warnings(target: &Target, answers: &BTreeMap<Ordinal, Answered>) -> Vec<S
             size(answer.db.in_use),
         ));
     }
-    // The fourth and later members join as voters there; the second and third are promoted.
+    // With such a version the second and third member are promoted; later ones join as voters.
     let forgets = |answer: &&&Answer| answer.version.parse::<Version>().is_ok_and(|it| !it.keeps_promotions());
     if let Some(answer) = members.values().find(forgets) {
         warnings.push(format!(
@@ -95,7 +95,7 @@ fn heard(answers: &BTreeMap<Ordinal, Answered>) -> BTreeMap<Ordinal, &Answer> {
     answers.iter().filter_map(|(&ordinal, answered)| Some((ordinal, answered.as_ref().ok()?))).collect()
 }
 
-/// Whose alarms of a kind there are; members that are at no ordinal by their ID.
+/// The members with an alarm of this kind, by pod; a member that did not answer by its ID.
 fn alarmed(target: &Target, members: &BTreeMap<Ordinal, &Answer>, kind: &str) -> Option<String> {
     let of_kind = |alarm: &&Alarm| alarm.kind == kind;
     let whose: BTreeSet<_> =
@@ -138,11 +138,11 @@ fn diverged(target: &Target, members: &BTreeMap<Ordinal, &Answer>) -> Option<Con
     })
 }
 
-/// How many revisions and how many entries of the log one has more than another, where the entries cannot have made the
-/// revisions: each makes one or none. A status has the two from two moments, and a busy etcd goes on in between: less
-/// than [`MOST_APART`].
+/// How many revisions and how many log entries the first member is ahead of the last, if that cannot come from the log:
+/// an entry makes at most one revision. A status reports its two numbers from two moments, and a busy etcd goes on in
+/// between, by less than [`MOST_APART`] revisions.
 fn beyond(first: &Answer, last: &Answer) -> Option<(i64, i64)> {
-    // Who has applied nothing does not tell.
+    // A member that has applied nothing yet proves nothing.
     let told = first.applied_index > 0 && last.applied_index > 0;
     let revisions = first.revision.saturating_sub(last.revision);
     let entries = i64::try_from(first.applied_index.saturating_sub(last.applied_index)).unwrap_or(i64::MAX);
@@ -197,7 +197,7 @@ fn apart(target: &Target, members: &BTreeMap<Ordinal, &Answer>) -> Option<Concer
 }
 
 fn near_quota(target: &Target, members: &BTreeMap<Ordinal, &Answer>, room: Room) -> Option<Concern> {
-    // What is told by nobody is what the StatefulSet sets; 0 is etcd's word for its own default.
+    // The quota that the server reports, else that of the StatefulSet, where 0 stands for etcd's default.
     let quota = |answer: &Answer| answer.db.quota.unwrap_or(room.quota).max(1);
     let percent = |answer: &Answer| answer.db.size.saturating_mul(100) / quota(answer);
     let (ordinal, answer) = members.iter().max_by_key(|(_, answer)| percent(answer))?;

@@ -1,7 +1,8 @@
 //! Whether the StatefulSet controller may delete a pod.
 //!
-//! One outside the wanted ordinals not before its member has left etcd's member list (invariant 3): a
-//! pod that goes first costs a vote that still counts. One that is wanted for a roll-out alone.
+//! The pod of an ordinal that is not wanted any more may be deleted once its member has left etcd's member list
+//! (invariant 3): deleted earlier, it costs a vote that still counts. The pod of a wanted ordinal may be deleted for a
+//! roll-out only.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use crate::decide::drift::at_pod;
 use crate::know::names::{Ordinal, Target};
 use crate::know::observed::{Answered, agreed};
 
-/// Decides, from what the members say just now.
+/// Whether the pod of an ordinal that is not wanted any more may be deleted, from what the members say just now.
 ///
 /// # Errors
 /// The sentence with which the deletion is refused.
@@ -30,7 +31,7 @@ pub fn may_go(
             "It is tried again by itself once a quorum answers; to keep the pod, go back to the count before.",
         )
     })?;
-    // However its peer URL is spelled.
+    // Also a member whose peer URL is spelled in another way than ours.
     match list.members.iter().find(|member| at_pod(target, answers, member) == Some(ordinal)) {
         None => Ok(()),
         Some(member) => Err(refused(
@@ -41,8 +42,8 @@ pub fn may_go(
     }
 }
 
-/// The sentence with which the deletion of a pod is refused that is wanted, where nothing rolls: the
-/// controller acts on a count that was lower a moment ago, and the member would be restarted.
+/// The sentence that refuses to delete the pod of a wanted ordinal while nothing rolls. The controller then acts on a
+/// count that was lower a moment ago, and the member would be restarted for nothing.
 #[must_use]
 pub fn outdated(target: &Target, ordinal: Ordinal, wanted: u32) -> String {
     let pod = target.pod(ordinal);
@@ -51,8 +52,8 @@ pub fn outdated(target: &Target, ordinal: Ordinal, wanted: u32) -> String {
     )
 }
 
-/// The sentence with which the deletion of a Ready pod is refused whose StatefulSet was made again and
-/// has not been given its record back: what it rolls for is only that its template is not yet as it was.
+/// The sentence that refuses to delete a Ready pod whose StatefulSet was made again and has not its record back yet. It
+/// rolls only because the managed environment is not yet in its template.
 #[must_use]
 pub fn unrecorded(target: &Target, ordinal: Ordinal) -> String {
     let pod = target.pod(ordinal);

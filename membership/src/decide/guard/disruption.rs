@@ -1,7 +1,8 @@
 //! Whether a member's pod may go for a while: for a roll-out, or because its node is drained.
 //!
-//! A quorum that serves now has to serve without it. The StatefulSet controller counts pods of its own order, and a
-//! PodDisruptionBudget counts `spec.replicas`; the votes are in etcd's member list alone.
+//! It may if a quorum that serves now also serves without it. Only etcd's member list tells who votes: the StatefulSet
+//! controller takes its pods in their order and does not ask who else is down, and a PodDisruptionBudget with
+//! `maxUnavailable` counts against `spec.replicas`.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +11,10 @@ use crate::know::observed::{Answered, agreed, ordinal_of};
 use crate::know::quorum::quorum;
 use crate::know::record::{Id, Record, State};
 
-/// What the pod goes for.
+/// Why the pod is to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Going {
-    /// The StatefulSet controller deletes it, to make it from another template.
+    /// The StatefulSet controller deletes it, to make it again from another template.
     RollOut,
     /// It is asked to leave its node (`pods/eviction`).
     Eviction,
@@ -24,7 +25,7 @@ pub enum Going {
 pub struct Pod {
     /// The kubelet says that it is Ready.
     pub ready: bool,
-    /// Being deleted: it may answer for a moment more.
+    /// It is being deleted, and may answer for a moment longer.
     pub terminating: bool,
 }
 
@@ -33,9 +34,9 @@ pub struct Pod {
 pub struct Leave<'a> {
     /// The cluster.
     pub target: &'a Target,
-    /// Whose pod.
+    /// The ordinal of the pod.
     pub ordinal: Ordinal,
-    /// What for.
+    /// Why it is to go.
     pub going: Going,
     /// `spec.replicas`.
     pub wanted: u32,
@@ -48,13 +49,13 @@ pub struct Leave<'a> {
 }
 
 impl Leave<'_> {
-    /// Decides. What is not known to be safe is refused, but for two cases in which nothing that serves goes: the
-    /// member of this pod does not serve, and no quorum can serve.
+    /// Decides. What is not known to be safe is refused, except in two cases in which nothing that serves is lost: the
+    /// member of this pod does not serve, or no quorum can serve (then a roll-out may be the cure).
     ///
     /// # Errors
     /// The sentence with which it is refused.
     pub fn decide(&self) -> Result<(), String> {
-        // What waits, crashes or never was made takes no vote along.
+        // A pod that waits, crashes or does not exist takes no vote with it.
         if !self.may_vote(self.ordinal) {
             return Ok(());
         }
@@ -67,7 +68,7 @@ impl Leave<'_> {
         }
     }
 
-    /// A quorum tells who votes. Somebody at no pod of ours counts, and is not heard.
+    /// The decision where a quorum agrees on the voters. A voter at none of our pods counts as one that does not serve.
     fn keeps_quorum(&self, voters: &[(Option<Ordinal>, Id)]) -> Result<(), String> {
         let Self { target, ordinal, going, .. } = *self;
         let is_this = |voter: &&(Option<Ordinal>, Id)| voter.0 == Some(ordinal);
@@ -83,9 +84,9 @@ impl Leave<'_> {
             return Ok(());
         }
         match going {
-            // Of one or two that are well, none can be spared and each has to be rolled.
+            // One or two healthy members: none can be spared, and each has to be rolled.
             Going::RollOut if sick.is_empty() => Ok(()),
-            // It serves nobody while its node is away, however that is asked for.
+            // The only member: nothing is served while its node is drained, whatever is decided here.
             Going::Eviction if all == 1 => Ok(()),
             Going::Eviction if sick.is_empty() => Err(self.refuse(
                 &format!("etcd has {all} voting members and needs each of them"),
@@ -106,10 +107,11 @@ impl Leave<'_> {
         }
     }
 
-    /// No quorum tells. Where the pods say that there can be none, a roll-out may be what brings it back.
+    /// The decision where no quorum answers. If the pods show that there can be none, a roll-out is let through: it may
+    /// bring the quorum back.
     fn unknown(&self, unseen: &str) -> Result<(), String> {
         let Self { target, ordinal, going, .. } = *self;
-        // Not verified yet: nobody's to look after.
+        // No record: the cluster is not verified yet, and its chart alone looks after it.
         let Some(record) = self.record else { return Ok(()) };
         let voters = record.members.iter().filter(|(_, recorded)| recorded.state != State::Joining);
         let voters: Vec<Ordinal> = voters.map(|(&ordinal, _)| ordinal).collect();
@@ -138,13 +140,13 @@ impl Leave<'_> {
         ))
     }
 
-    /// Whether its vote may count now: it is heard, or its pod is Ready and nobody heard it.
+    /// Whether its vote may count now: the member answers, or its pod is Ready although it does not answer here.
     fn may_vote(&self, ordinal: Ordinal) -> bool {
         let pod = self.pods.get(&ordinal).copied().unwrap_or_default();
         !pod.terminating && (pod.ready || matches!(self.answers.get(&ordinal), Some(Ok(_))))
     }
 
-    /// Why another voter does not serve, or is not known to.
+    /// Why another voter does not serve, or is not known to serve; `None`: it serves.
     fn sick(&self, ordinal: Option<Ordinal>, id: Id) -> Option<String> {
         let Some(ordinal) = ordinal else { return Some(format!("member {id} is at none of its pods")) };
         let pod = self.target.pod(ordinal);
@@ -199,7 +201,7 @@ impl Leave<'_> {
     }
 }
 
-/// The sentence with which a pod is kept where Kubernetes did not tell what is there.
+/// The sentence that keeps a pod because the API server did not answer.
 #[must_use]
 pub fn unread(pod: &str, why: &str) -> String {
     format!(

@@ -1,7 +1,8 @@
-//! A release that sets the count again which somebody has changed since with `kubectl scale`.
+//! An upgrade that would set the release's own count again, although somebody has set another one with `kubectl scale`
+//! since.
 //!
-//! Helm merges its own old and new count and asks nobody: what looks like an upgrade of something else
-//! would remove members. Helm 4 says "conflict" and nothing of a way out (facts-kubernetes K3).
+//! Helm 3 compares only its own old and new manifest, so an upgrade of something else would remove members. Helm 4
+//! fails with a field conflict and names no way out (facts-kubernetes K3).
 
 use crate::know::names::Target;
 
@@ -13,7 +14,7 @@ pub fn refusal(target: &Target, live: u32, asked: u32) -> String {
     )
 }
 
-/// What is said where the live count is kept.
+/// The warning where the live count is kept (`onReset=keep`).
 #[must_use]
 pub fn kept(live: u32, asked: u32) -> String {
     format!("the {live} replicas that were set with kubectl scale are kept, the release has {asked} (onReset=keep)")

@@ -1,23 +1,24 @@
-//! How a run ends that could not get on: in one sentence, with the way out.
+//! How a run ends that did not succeed: the sentence, with the way out.
 
 use crate::know::names::Ordinal;
 use crate::know::observed::Observed;
 use crate::know::record::State;
 
-/// The deadline has passed; what was waited for, if anything was.
+/// The sentence for a deadline that has passed; `waited_for`: what the run was waiting for.
 #[must_use]
 pub fn out_of_time(seen: &Observed, waited_for: Option<&str>) -> String {
     let longer = "raise hook.deadlineSeconds (and helm --timeout above it)";
     let Some(what) = waited_for else {
         return format!("the deadline passed; {longer}, then upgrade again");
     };
-    // Some waits are for a person and say already what is to be done.
+    // Some waits are for a person: what is waited for says already what to do.
     if what.contains("upgrade again") {
         return format!("the deadline passed while waiting for {what}");
     }
     let namespace = &seen.target.namespace;
-    // In a gap the count before is no way out; up to the gap it is, where the count is lower still: it
-    // brings back the pods of members that are listed.
+    // The count to go back to. If no ordinal is missing in the record, it is the record's count. If one is missing (a
+    // gap), that count would wait for the missing member as well. Then only a wanted count below the gap has a way
+    // back: up to the gap, which brings back the pods of members that etcd still lists.
     let record = seen.record.as_ref().or(seen.copy.as_ref());
     let back = record.map_or(0, |record| match record.gap() {
         None => record.count(),
@@ -34,7 +35,8 @@ pub fn out_of_time(seen: &Observed, waited_for: Option<&str>) -> String {
     )
 }
 
-/// Pods of members that are not made again because fewer are wanted, and the way back to them.
+/// The sentence about members whose pods are gone and are not made again, because fewer replicas are wanted; with the
+/// way back to them.
 pub(super) fn not_made(seen: &Observed) -> Option<String> {
     let Observed { target, desired, .. } = seen;
     let record = seen.record.as_ref()?;
@@ -50,7 +52,7 @@ pub(super) fn not_made(seen: &Observed) -> Option<String> {
     })
 }
 
-/// A newcomer was taken out of the member list again; why.
+/// The sentence for a join that was taken back; `why`.
 #[must_use]
 pub fn did_not_join(seen: &Observed, ordinal: Ordinal, why: &str) -> String {
     let pod = seen.target.pod(ordinal);
@@ -60,7 +62,8 @@ pub fn did_not_join(seen: &Observed, ordinal: Ordinal, why: &str) -> String {
     )
 }
 
-/// Where a join fails: that the count before it is the other way out. In a gap it is none.
+/// The other way out where a join fails: back to the count before it. Empty for a gap below other members, where that
+/// count is no way out.
 pub(super) fn or_go_back(seen: &Observed, ordinal: Ordinal) -> String {
     if seen.record.iter().any(|record| record.count() > ordinal) {
         return String::new();

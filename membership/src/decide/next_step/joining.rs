@@ -1,5 +1,5 @@
-//! The way of a newcomer: from its pod to `member add`, its start, the swap and its promotion; and back,
-//! where it does not make it.
+//! How a newcomer joins: its pod waits, `member add`, its etcd starts, its ordinary pod takes over, it is promoted. And
+//! how a join that fails is taken back.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,15 +12,16 @@ use crate::know::observed::{Agreed, Answer, ListedMember, Observed, Pod};
 use crate::know::record::{Permission, Record, State};
 use crate::know::version::join_as;
 
-/// A learner may be promoted when it lags by no more than this many raft entries, or
-/// one percent. etcd itself asks for 90 % of the leader's index, which a large log makes cheap.
+/// A learner is promoted when it is behind the leader by at most this many raft entries, or one percent of the leader's
+/// index, whichever is more. etcd itself asks for 90 % of that index only, which with a large index is far behind.
 const LAG: u64 = 1000;
 
-/// The slowest that a database is taken for to reach a newcomer's disk and be read there, in bytes a second: both it does
-/// before it serves. On the safe side: with nothing else on two cores, 376 MB take 6 s.
+/// The slowest rate, in bytes a second, at which a database is expected to be sent to a newcomer's disk and read there;
+/// both come before it serves. On the safe side: on two cores with nothing else to do, 376 MB take 6 s.
 const SLOWEST: u64 = 4_000_000;
 
-/// Members that answer for the first time, and the one newcomer between `add` and promotion.
+/// Records members that answer for the first time, and takes the one newcomer between `member add` and promotion a step
+/// further, or back.
 pub(super) fn join_in_progress(
     seen: &Observed,
     limits: &Limits,
@@ -38,18 +39,19 @@ pub(super) fn join_in_progress(
         }
         let settled = state != Some(State::Joining) && !member.learner;
         if !settled {
-            // A run that is over takes back what never served. A learner that serves costs no
-            // quorum, and the next run promotes it within seconds.
+            // Past the run's deadline, a newcomer that never served is taken back. A learner that serves is left for
+            // the next run: it costs no quorum, and is promoted within seconds.
             let time = join_time(seen, limits, member);
             let late = seen.joining_for.is_some_and(|since| since > time);
             let never_served = state == Some(State::Joining) && serving.is_none();
-            // A voter that serves counts: it is a member, and leaves as one.
+            // A voter that serves is a member already, and leaves like one.
             let why = if serving.is_some() && !member.learner {
                 None
             } else if ordinal >= seen.desired {
                 Some(format!("{} replicas are wanted now", seen.desired))
             } else if let Some(lower) = never_served.then(|| gap(listed)).flatten().filter(|lower| *lower < ordinal) {
-                // Its pod cannot be given an initial cluster without the ordinals below it.
+                // The initial cluster in its pod names every ordinal below it, also the missing one, so it can never
+                // equal the live list.
                 Some(format!("{} was removed meanwhile and joins first", seen.target.pod(lower)))
             } else if late || (limits.left.is_zero() && never_served) {
                 let waited = seen.joining_for.map_or(time, |since| since.min(time));
@@ -58,8 +60,8 @@ pub(super) fn join_in_progress(
                 None
             };
             if let Some(why) = why {
-                // Said first, done second: killed in between, the run after this one goes on with
-                // a joiner, not with a lost member.
+                // The record says `joining` before the member is removed: if this run is killed in between, the next
+                // one sees a join to take back, not a member that was lost.
                 if state == Some(State::Member) {
                     let record = record.clone().with(ordinal, member.id, State::Joining);
                     return Err(Step::Record(record, format!("{pod} is taken back")));
@@ -74,7 +76,8 @@ pub(super) fn join_in_progress(
             let record = record.clone().with(ordinal, member.id, State::Member);
             return Err(Step::Record(record, format!("{pod} serves as member {}", member.id)));
         }
-        // One that is held is the caller's to name: a newcomer behind it is taken back all the same.
+        // A held pod is reported by `held_again`, later. Skipped here, it does not keep a newcomer above it from being
+        // taken back.
         if settled && (made_for_joining.is_none() || ordinal >= seen.desired || seen.is_held(ordinal)) {
             continue;
         }
@@ -82,7 +85,8 @@ pub(super) fn join_in_progress(
             return Err(start(seen, agreed, listed, ordinal, member, state));
         };
         if let Some(pod) = made_for_joining {
-            // A voter's pod is only taken down while everybody else holds the quorum.
+            // A newcomer that joined as a voter counts for the quorum: its joining pod is deleted only while every
+            // other member is healthy.
             if !member.learner {
                 everybody_answers(seen, listed, Some(ordinal))?;
             }
@@ -97,10 +101,13 @@ pub(super) fn join_in_progress(
     Ok(())
 }
 
-/// A pod that was permitted a moment ago starts etcd whatever is asked of it now, and the list that it
-/// was made for must be the live one then (invariant 4). So the list is left alone until it has started,
-/// a matter of seconds; one that is wanted and late goes before its member does. One that is not wanted
-/// must not (invariant 3). Whose start fails says so, and is no more in a hurry.
+/// Holds a removal back while the newcomer's pod is about to start etcd.
+///
+/// A pod that has its permission starts etcd within seconds, and cannot be stopped any more. The live member list must
+/// then be the one that the pod was given (invariant 4), so no member is removed until etcd has started. If it is past
+/// the join's deadline: a pod that is still wanted is deleted before its member is removed; the member of a pod that is
+/// not wanted is removed first (invariant 3). A pod whose start has failed (the kubelet names a trouble) is not about
+/// to start, and holds nothing back.
 fn not_about_to_start(
     seen: &Observed,
     ordinal: Ordinal,
@@ -124,7 +131,7 @@ fn not_about_to_start(
     }
 }
 
-/// Why a join is taken back, with what the pod itself says.
+/// Why a join is taken back, with what its pod or the kubelet says.
 fn late_join(seen: &Observed, waited: Duration, ordinal: Ordinal, serving: Option<&Answer>) -> String {
     let pod = seen.pods.get(&ordinal);
     let node = pod.and_then(|pod| pod.node.as_ref()).map_or_else(String::new, |node| format!(" on {node}"));
@@ -136,9 +143,9 @@ fn late_join(seen: &Observed, waited: Duration, ordinal: Ordinal, serving: Optio
     format!("{state} within {} s", waited.as_secs())
 }
 
-/// What a newcomer has from `member add`. A learner costs no quorum, so it may take as long as the database needs; nothing
-/// tells how far it has got (etcd listens for clients only once it has caught up). A voter that does not serve leaves
-/// the others no member to lose, so it has no more than was asked for.
+/// How long a join may take from `member add`. A learner costs no quorum, so it has additional time by the size of the
+/// database; nothing tells how far it has got, because etcd listens for clients only once it has caught up. A voter
+/// that does not serve yet leaves the others no member to lose, so it has the plain time.
 fn join_time(seen: &Observed, limits: &Limits, member: &ListedMember) -> Duration {
     if !member.learner {
         return limits.join;
@@ -147,7 +154,7 @@ fn join_time(seen: &Observed, limits: &Limits, member: &ListedMember) -> Duratio
     limits.join + Duration::from_secs(largest / SLOWEST)
 }
 
-/// The newcomer is in the list and does not serve yet.
+/// The next step of a newcomer that is in the member list and does not serve yet.
 fn start(
     seen: &Observed,
     agreed: &Agreed,
@@ -164,7 +171,7 @@ fn start(
         return Step::Wait(format!("the ordinary pod {pod} to serve{}", trouble(seen_pod)));
     }
     if !seen_pod.joiner {
-        // A voter that serves is Ready; that it was not heard in one look is no reason to end it.
+        // A pod that is Ready has served. That it did not answer in one look is no reason to delete it.
         if seen_pod.ready {
             return Step::Wait(format!("{pod} to answer: it is Ready and was not heard"));
         }
@@ -221,7 +228,7 @@ fn promote(seen: &Observed, agreed: &Agreed, ordinal: Ordinal, member: &ListedMe
     Step::Promote(ordinal, member.id)
 }
 
-/// The lowest missing ordinal, from its pod to `member add`.
+/// Takes the lowest missing ordinal from its pod to `member add`.
 pub(super) fn newcomer(
     seen: &Observed,
     limits: &Limits,
@@ -238,7 +245,7 @@ pub(super) fn newcomer(
     }
     let pod = seen.target.pod(ordinal);
     let waiting = seen.pods.get(&ordinal).filter(|pod| !pod.terminating);
-    // Cleaning up behind a join that failed comes first: a run past its deadline still does it.
+    // First what cleans up behind a failed join, because a run past its deadline still does that.
     if let Some(waiting) = waiting {
         if !waiting.joiner {
             let why = "its ordinal has no member, and it is not held until it joins";
@@ -275,7 +282,8 @@ pub(super) fn newcomer(
     }
     if !waiting.waits_in_admit {
         return Err(match &waiting.trouble {
-            // The kubelet's back-off is the pod's own: a new pod tries at once.
+            // The cause may be repaired by now, but the kubelet only tries again after its back-off, which belongs to
+            // the pod: a new pod tries at once.
             Some(trouble) if trouble.fatal && waiting.older => Step::Renew(
                 ordinal,
                 waiting.uid.clone(),
@@ -302,8 +310,9 @@ pub(super) fn newcomer(
     Err(Step::Add(ordinal, join_as(version, voters)))
 }
 
-/// Newcomers are scheduled in any order. Where a later one has got the only node that this one's volume
-/// is on, and members share no node, both would wait for ever: the later one's may be made again elsewhere.
+/// Newcomers are scheduled in any order. If a later one's pod is on the only node that this one's volume is tied to,
+/// and members share no node, both would wait for ever. So the later one's pod is deleted, and made again on another
+/// node.
 fn make_room(seen: &Observed, ordinal: Ordinal, waiting: &Pod) -> Option<Step> {
     let node = seen.volumes.get(&ordinal)?.pinned_to.as_ref().filter(|_| waiting.node.is_none())?;
     let in_the_way = |(later, pod): &(&Ordinal, &Pod)| {

@@ -1,4 +1,4 @@
-//! The way of a member that is not wanted any more: out of etcd first, then its pod.
+//! How a member leaves that is not wanted any more: it is removed from etcd first, then its pod is deleted.
 
 use super::{Limits, Step, everybody_answers};
 use crate::know::names::Ordinal;
@@ -6,8 +6,8 @@ use crate::know::observed::{Agreed, ListedMember, Observed};
 use crate::know::quorum::quorum;
 use crate::know::record::{Record, State};
 
-/// Waits until the pod of an ordinal that is not wanted, and has no member, is gone. One whose node is
-/// dead never goes by itself; nothing that it could still do counts.
+/// Waits until the pod of an ordinal that is not wanted, and has no member, is gone. A pod on a dead node never ends by
+/// itself, so one that is overdue is not waited for: its member is out of etcd, and it has no vote.
 pub(super) fn pod_gone(seen: &Observed, ordinal: Ordinal) -> Result<(), Step> {
     match seen.pods.get(&ordinal) {
         Some(pod) if !pod.terminating => Err(Step::RemovePod(ordinal, pod.uid.clone())),
@@ -16,8 +16,8 @@ pub(super) fn pod_gone(seen: &Observed, ordinal: Ordinal) -> Result<(), Step> {
     }
 }
 
-/// The highest member that is not wanted, until it is out of the list. Those that go may be sick;
-/// those that stay must be healthy, because they are the cluster then.
+/// Takes the highest member that is not wanted a step further, until it is out of the member list. Members that leave
+/// may be sick. Those that stay must be healthy, because they are the cluster afterwards.
 pub(super) fn leave(
     seen: &Observed,
     limits: &Limits,
@@ -45,7 +45,8 @@ pub(super) fn leave(
             "the deadline passed before {pod} was removed from etcd: nothing was changed for it. Raise hook.deadlineSeconds (and helm --timeout above it), then upgrade again"
         )));
     }
-    // Written first: a run after a killed one must know that it was us who removed it.
+    // The record says `leaving` before the member is removed: if this run is killed in between, the next one knows that
+    // the removal was ours.
     if record.state(ordinal) != Some(State::Leaving) {
         let record = record.clone().with(ordinal, member.id, State::Leaving);
         return Err(Step::Record(record, format!("{pod} is to leave, {} replicas are wanted", seen.desired)));

@@ -1,4 +1,4 @@
-//! Why it is not understood how etcd is started, and the one sentence that says so.
+//! What is not understood about how etcd is started, and the one sentence that says so.
 
 use std::fmt;
 
@@ -7,46 +7,46 @@ use crate::know::names::Target;
 /// What is not understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotUnderstood {
-    /// No container of this name.
+    /// There is no container of this name.
     Container(String),
-    /// Who starts etcd: this command line, or whatever its image has.
+    /// The program that starts etcd: this command line, or (`None`) the image's own, which is not known.
     Program(Option<String>),
-    /// Variables that are not in the pod (`envFrom`).
+    /// Variables come from another object (`envFrom`) and are not in the pod.
     Elsewhere,
-    /// A flag in place of a variable that is managed.
+    /// A setting whose variable we would write is given as a flag.
     Flag {
         /// Its name.
         flag: &'static str,
-        /// What takes the managed variables out, where they are set beside the flags.
+        /// The command that takes the managed variables out, if they are set beside the flags.
         beside: Option<String>,
     },
-    /// A configuration file, by what it is given.
+    /// etcd is given a configuration file, by this flag, variable or mount.
     File(String),
-    /// Members that find each other by a service.
+    /// The members find each other by a discovery service, with this flag.
     Discovery(&'static str),
-    /// A cluster of one at each start.
+    /// `--force-new-cluster`: a cluster of one at each start.
     ForceNewCluster,
-    /// The member's name, and its pod's.
+    /// The member's name (`None`: it cannot be told) is not its pod's.
     Name(Option<String>, String),
-    /// The URL that the member gives the others.
+    /// The peer URL that the member advertises is not its pod's.
     PeerUrl {
         /// As it is, if that can be told.
         found: Option<String>,
-        /// As its pod is reached.
+        /// The URL under which its pod is reached.
         needed: String,
     },
-    /// Where its data is.
+    /// The data directory cannot be told.
     DataDirectory,
-    /// The write-ahead log is elsewhere.
+    /// The write-ahead log has a directory of its own.
     Log,
-    /// A volume of its own below the data directory.
+    /// Another volume is mounted below the data directory.
     Split {
         /// The data directory.
         dir: String,
         /// The directory below it.
         part: String,
     },
-    /// What the data directory is on: no claim of the pod's own.
+    /// The data directory is not on a claim of the pod's own.
     Kept {
         /// The data directory.
         dir: String,
@@ -58,11 +58,11 @@ pub enum NotUnderstood {
 /// What a data directory is on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// The container's own layer.
+    /// No volume: the container's own layer.
     NoVolume,
-    /// What goes with the pod.
+    /// An emptyDir, which is deleted with the pod.
     EmptyDir,
-    /// A directory of whichever node the pod is on.
+    /// A hostPath in the template: a directory of whichever node the pod is on.
     HostPath,
     /// The same claim for every pod.
     OneClaim(String),
@@ -98,7 +98,7 @@ impl NotUnderstood {
         }
     }
 
-    /// Why that is not gone on with, and what can be done, in sentences.
+    /// Why etcd-scaler does not go on with that, and what can be done, in sentences.
     #[must_use]
     pub fn why_and_way_out(&self) -> (&'static str, String) {
         match self {
@@ -158,7 +158,7 @@ impl NotUnderstood {
         }
     }
 
-    /// All of it behind whom it is about: "StatefulSet a/b is left as it is: …".
+    /// All of it, behind the StatefulSet's name: "StatefulSet a/b is left as it is: …".
     #[must_use]
     pub fn sentence(&self, target: &Target) -> String {
         format!("{target} is left as it is: {self}")

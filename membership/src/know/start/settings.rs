@@ -7,12 +7,12 @@ use serde_json::Value;
 use crate::know::names::{Ordinal, Target};
 use crate::know::object::{list, text};
 
-/// What a setting is.
+/// The value of a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// Not given.
+    /// It is not given.
     Absent,
-    /// Given, and its value is not in the pod: a reference to another object, or to a variable that is not known.
+    /// It is given, and its value is not in the pod: it refers to another object, or to a variable that is not known.
     Unknown,
     /// This value.
     Is(String),
@@ -68,15 +68,15 @@ impl<'a> Settings<'a> {
         self.flags.iter().any(|(flag, _)| *flag == name)
     }
 
-    /// Whether it is among the variables. etcd takes an empty one for none.
+    /// Whether it is among the variables. An empty variable counts as none, as it does for etcd.
     pub(super) fn has_variable(&self, name: &str) -> bool {
         self.variables.get(variable(name).as_str()).is_some_and(|value| value.as_deref() != Some(""))
     }
 
-    /// What etcd takes: the flag before the variable, and of several the last.
+    /// The value that etcd takes: of the flag if there is one, else of the variable; of several, the last.
     pub(super) fn of_either(&self, name: &str) -> Told {
         if let Some((_, value)) = self.flags.iter().rfind(|(flag, _)| *flag == name) {
-            // Alone it is one that is either set or not.
+            // A flag without a value is a switch.
             return Told::given(expand(value.unwrap_or("true"), &self.variables));
         }
         if !self.has_variable(name) {
@@ -86,7 +86,7 @@ impl<'a> Settings<'a> {
     }
 }
 
-/// The variable that etcd reads where a flag is not given.
+/// The variable that etcd reads if this flag is not given.
 fn variable(flag: &str) -> String {
     format!("ETCD_{}", flag.to_uppercase().replace('-', "_"))
 }
@@ -96,14 +96,14 @@ pub(super) fn command_line(container: &Value) -> impl Iterator<Item = &str> {
     ["command", "args"].into_iter().flat_map(|key| list(container, &[key])).filter_map(Value::as_str)
 }
 
-/// The name of a flag, with its value behind `=` if it has one there; etcd takes one dash or two.
+/// A flag without its dashes, one or two: its name, and what stands behind `=`, if anything.
 fn flag(word: &str) -> Option<&str> {
     let name = word.strip_prefix("--").or_else(|| word.strip_prefix('-'))?;
     (!name.is_empty()).then_some(name)
 }
 
-/// Whether these are flags, each with at most one value: else they are a command of etcd's own (`gateway`), or a text
-/// for a shell.
+/// Whether all of these are flags, each with at most one value. If not, they are a subcommand of etcd (`gateway`) or a
+/// text for a shell.
 pub(super) fn are_flags(arguments: &[&str]) -> bool {
     let mut takes_value = false;
     arguments.iter().all(|word| {
@@ -114,8 +114,8 @@ pub(super) fn are_flags(arguments: &[&str]) -> bool {
     })
 }
 
-/// A text with its `$(NAME)` replaced, as the kubelet does it with the variables before it; `None`: one of them is
-/// not known. `$$` stands for one `$`.
+/// A text with each `$(NAME)` replaced by the variable of that name, as the kubelet does it with the variables that are
+/// declared before it; `None`: one of them is not known. `$$` stands for one `$`.
 fn expand(value: &str, variables: &BTreeMap<&str, Option<String>>) -> Option<String> {
     let mut expanded = String::new();
     let mut rest = value;
