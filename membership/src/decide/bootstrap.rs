@@ -2,7 +2,8 @@
 //! behind, or only when a person has said which.
 //!
 //! The chart's etcd pods read the cluster's token from a ConfigMap that only the Job writes, so no etcd starts before
-//! this is decided (docs/decisions/0042-a-new-cluster-is-a-decision.md). If every place was looked at and nothing old was found, a new cluster begins
+//! this is decided (docs/decisions/0042-a-new-cluster-is-a-decision.md).
+//! If every place was looked at and nothing old was found, a new cluster begins
 //! at once. If all claims of an earlier cluster are there, and the count is that cluster's, it starts again at once. In
 //! every other case a person is asked. The answer contains a hash of what was found, so that it counts for that finding
 //! alone.

@@ -1,7 +1,7 @@
 //! The next step towards the desired count, from what was seen just now.
 //!
 //! One step is decided and applied, and then everything is observed again. So a run that was killed between two steps,
-//! and a change by somebody else, need no code of their own: each is just another observation 
+//! and a change by somebody else, need no code of their own: each is just another observation
 //! (docs/decisions/0011-the-order-of-steps.md).
 
 use std::time::Duration;

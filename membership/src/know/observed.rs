@@ -351,7 +351,8 @@ pub fn views(answers: &BTreeMap<Ordinal, Answered>) -> Vec<View> {
 /// The member list, when a quorum of its voters holds the same one.
 ///
 /// A member's list alone proves nothing (the client crate's call is not linearizable), so every member is asked, and
-/// those that the list names must not hold another one (docs/decisions/0002-three-truths-and-the-record.md; 0030-who-the-agreed-list-does-not-name.md there). A member that the list does not name
+/// those that the list names must not hold another one
+/// (docs/decisions/0002-three-truths-and-the-record.md; 0030-who-the-agreed-list-does-not-name.md there). A member that the list does not name
 /// has no say: one that was removed may go on answering as a cluster of its own. If two lists each have a quorum, the
 /// record tells which cluster is ours.
 ///

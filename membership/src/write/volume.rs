@@ -1,5 +1,5 @@
 //! The PersistentVolume of an ordinal: the object of DataCore's page, with three safer deviations, each a value
-//! (design, "PersistentVolumes").
+//! (docs/decisions/0013-persistent-volumes.md).
 
 use serde_json::{Value, json};
 
