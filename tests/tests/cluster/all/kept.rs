@@ -1,10 +1,11 @@
 //! The pairwise set of what an earlier installation can leave, and three more rows by chance.
 
 use futures::StreamExt;
+use tests::kept::Row;
 use tests::kept::rows::{by_chance, pairwise};
 use tests::seed::Seed;
 
-use crate::kept::runs;
+use crate::kept::{KEPT, runs};
 
 type Result = anyhow::Result<()>;
 
@@ -29,4 +30,11 @@ async fn each_pair_of_what_is_left_and_three_rows_by_chance() -> Result {
     let failed: Vec<usize> = failed.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await;
     anyhow::ensure!(failed.is_empty(), "rows {failed:?} did not end as they must (ROW=N has one again)");
     Ok(())
+}
+
+/// With each of the three ways out; an earlier version made two clusters of it.
+#[tokio::test]
+#[ignore = "needs a cluster: make test-all"]
+async fn one_becomes_three_without_its_claim() -> Result {
+    runs("kept-one", Row { counts: (1, 3), claims: false, ..KEPT }).await
 }
