@@ -108,11 +108,10 @@ impl Row {
         if self.is_by_places() { End::ByPlaces } else { self.must_end_in_over(self.places()) }
     }
 
-    /// Whether pods come to lie where they will, and old directories lie on nodes.
+    /// Whether pods come to lie where they will, and old directories lie on nodes. For a member that is recorded no volume
+    /// is made anew: its pod lies nowhere.
     fn is_by_places(&self) -> bool {
-        let (before, after) = self.counts;
-        let decides = if self.statefulset { before == after } else { !self.lease };
-        decides && !self.volumes && self.directories != Share::None
+        !self.statefulset && !self.lease && !self.volumes && self.directories != Share::None
     }
 
     /// Of how many of the old members the data is in what is mounted, where volumes say so.

@@ -45,7 +45,7 @@ pub async fn row(release: &Release, row: &Row) -> anyhow::Result<()> {
     let lay: Vec<String> = nodes_of(release, before).await?;
     again(release, row).await?;
     if row.statefulset {
-        return known(release, row, &lay, &old).await;
+        return known(release, row, &old).await;
     }
     let from = now();
     install(release, row, after).await?;
@@ -121,7 +121,7 @@ async fn with_its_own_count(release: &Release, row: &Row, asked: String, old: &V
 }
 
 /// The StatefulSet was kept, and with it what is known of its cluster: no question, and nobody starts as new.
-async fn known(release: &Release, row: &Row, lay: &[String], old: &Value) -> anyhow::Result<()> {
+async fn known(release: &Release, row: &Row, old: &Value) -> anyhow::Result<()> {
     let (before, after) = row.counts;
     if row.must_end_in() == End::StartFirst {
         let refused = over_known(release, row, after, async |ended| {
@@ -134,11 +134,10 @@ async fn known(release: &Release, row: &Row, lay: &[String], old: &Value) -> any
     let itself = row.with_its_own_count();
     let from = now();
     over_known(release, row, before, async |ended| ended.ok()).await?;
-    until("its pods are scheduled", SETTLED, async || nodes_of(release, before).await.map(drop)).await?;
-    let end = match itself.must_end_in() {
-        End::ByPlaces => over(release, &itself, lay).await?,
-        end => end,
-    };
+    if row.volumes || row.storage == Storage::Provisioned {
+        until("its pods are scheduled", SETTLED, async || nodes_of(release, before).await.map(drop)).await?;
+    }
+    let end = itself.must_end_in();
     match end {
         End::Restart => {
             is(release, before, Share::All, old).await?;
