@@ -6,21 +6,19 @@ use std::time::Duration;
 
 use anyhow::Context;
 use kube::api::ListParams;
+use kubernetes::objects::{Objects, patiently};
+use kubernetes::statefulset::{adopt, record, replicas};
 use membership::decide::guard::{self, Change, Decision, Request, Seen};
 use membership::decide::outline::{self, Scale};
 use membership::know::names::{MOST_MEMBERS, Target};
 use membership::know::observed::agreed;
-use membership::know::start;
-use membership::know::statefulset;
 use membership::know::volume::OnScaleDown;
+use membership::know::{start, statefulset};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use crate::output::Output;
-use kubernetes::objects::{Objects, patiently};
-use kubernetes::statefulset::replicas;
-use kubernetes::statefulset::{adopt, record};
 
 /// How long one member may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use answer::{Answer, Last, Running, Seen};
 use anyhow::Context;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -15,16 +16,14 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::Api;
 use kube::api::ListParams;
+use kubernetes::lease::held_by;
+use kubernetes::objects::{Objects, patiently};
+use kubernetes::statefulset::{adopt, record, replicas};
 use membership::know::names::{MOST_MEMBERS, Ordinal, TARGET, Target};
 use membership::know::observed::agreed;
 use tokio::time::{Instant, timeout_at};
 
 use crate::output::Output;
-use answer::{Answer, Last, Running, Seen};
-use kubernetes::lease::held_by;
-use kubernetes::objects::{Objects, patiently};
-use kubernetes::statefulset::replicas;
-use kubernetes::statefulset::{adopt, record};
 
 /// How long one member may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);

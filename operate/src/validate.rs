@@ -13,6 +13,7 @@ use membership::know::record::Record;
 use tokio::time::{Instant, timeout_at};
 
 use crate::output::Output;
+
 pub use answer::Answer;
 use answer::Voter;
 use kubernetes::objects::{Objects, patiently};

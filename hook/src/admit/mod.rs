@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use etcd::{DataDir, cleared, identify, is_cleared, keep_aside, set_aside};
+use kubernetes::{report, waiting};
 use membership::know::record::{Id, Permission};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
-
-use kubernetes::report;
-use kubernetes::waiting;
 
 /// The pause between two reads of the downward-API file. The kubelet writes it well under 1 s after the annotation
 /// (measured), and reading a small file costs nothing.

@@ -8,6 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::ListParams;
+use kubernetes::objects::Objects;
+use kubernetes::report::Reports;
+use kubernetes::statefulset::record;
 use membership::know::capacity;
 use membership::know::names::Target;
 use membership::know::record::{Record, State};
@@ -20,9 +23,6 @@ use tracing::{info, warn};
 
 use crate::checks::pools::DiskPools;
 use crate::checks::snapshot::{self, Snapshots};
-use kubernetes::objects::Objects;
-use kubernetes::report::Reports;
-use kubernetes::statefulset::record;
 
 /// The flags of what is looked at and taken.
 #[derive(Debug, clap::Args)]

@@ -2,10 +2,9 @@
 
 use anyhow::{Context, bail};
 use kube::api::ListParams;
+use kubernetes::objects::{Objects, patiently};
 use membership::decide::deleted::{Release, refusal};
 use tokio::time::Instant;
-
-use kubernetes::objects::{Objects, patiently};
 
 /// Looks at the StatefulSets of the namespace.
 ///

@@ -7,6 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
+use kubernetes::objects::{Objects, patiently};
+use kubernetes::report::{self, Reports};
+use kubernetes::statefulset::{adopt, record, reference, replicas};
+use kubernetes::volumes::claim_name;
 use membership::decide::deleted::Release;
 use membership::know::annotations::OnReset;
 use membership::know::names::{MOST_MEMBERS, Ordinal, Target};
@@ -16,14 +20,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::checks::before::Before;
-use crate::checks::deleted;
-use crate::checks::immutable;
-use crate::checks::unused;
-use kubernetes::objects::{Objects, patiently};
-use kubernetes::report::{self, Reports};
-use kubernetes::statefulset::{adopt, record};
-use kubernetes::statefulset::{reference, replicas};
-use kubernetes::volumes::claim_name;
+use crate::checks::{deleted, immutable, unused};
 
 /// How long one member may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);

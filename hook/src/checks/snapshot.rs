@@ -14,20 +14,17 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use etcd::{Damage, Member, Partial, Saved, SnapshotError};
 use jiff::Timestamp;
+use kubernetes::objects::{Objects, patiently};
+use kubernetes::report;
+use kubernetes::statefulset::{adopt, record, replicas};
 use membership::decide::snapshot_source::{Source, source};
 use membership::know::names::{MOST_MEMBERS, Target};
+use name::{Name, newest, recent, superfluous};
+use operate::output::Output;
+use printed::Printed;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tracing::{info, warn};
-
-use kubernetes::objects::{Objects, patiently};
-use kubernetes::report;
-use kubernetes::statefulset::replicas;
-use kubernetes::statefulset::{adopt, record};
-use operate::output::Output;
-
-use name::{Name, newest, recent, superfluous};
-use printed::Printed;
 
 /// How long one member may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);

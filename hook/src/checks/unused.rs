@@ -9,15 +9,14 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::api::{Api, DeleteParams, Preconditions, PropagationPolicy};
-use membership::know::names::{MOST_MEMBERS, RECORD, Target};
-use serde::de::DeserializeOwned;
-use tokio::time::Instant;
-use tracing::info;
-
 use kubernetes::objects::{Objects, patiently};
 use kubernetes::pods;
 use kubernetes::statefulset::record;
 use kubernetes::volumes::{claim_name, is_unbound};
+use membership::know::names::{MOST_MEMBERS, RECORD, Target};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use tracing::info;
 
 /// The pause between two looks whether what was deleted is gone.
 const LOOK: Duration = Duration::from_millis(200);

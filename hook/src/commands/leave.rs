@@ -12,16 +12,14 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
+use kubernetes::flags::{LeaseArgs, TargetArgs};
+use kubernetes::objects::{Objects, patiently};
+use kubernetes::{report, serving};
 use membership::know::names::{KEPT_PARTITION, LEAVING, LEFT, RECORD, RECORDED_FOR, Target};
 use membership::know::statefulset::managed_of;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::info;
-
-use kubernetes::flags::{LeaseArgs, TargetArgs};
-use kubernetes::objects::{Objects, patiently};
-use kubernetes::report;
-use kubernetes::serving;
 
 /// The pause between two looks whether the controller has seen the change.
 const LOOK: Duration = Duration::from_millis(200);

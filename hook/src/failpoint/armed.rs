@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use kubernetes::lease::Lease;
 use membership::know::record::{Record, State};
 use tracing::info;
 
 use super::Failpoint;
 use super::names::{ANNOTATION, VARIABLE};
-use kubernetes::lease::Lease;
 
 /// How often is looked whether to go on.
 const LOOK: Duration = Duration::from_millis(100);

@@ -2,10 +2,10 @@
 
 use std::future::{Ready, ready};
 
+use kubernetes::lease::Lease;
 use membership::know::record::Record;
 
 use super::Failpoint;
-use kubernetes::lease::Lease;
 
 /// Stops here if a test asked for it.
 pub fn at(_: Failpoint, _: &Lease) -> Ready<()> {

@@ -7,6 +7,11 @@ use anyhow::Context;
 use etcd::{CallError, Member, Refusal};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
+use kubernetes::lease::Lease;
+use kubernetes::objects::{Objects, this_one};
+use kubernetes::report::Reports;
+use kubernetes::serving::permit;
+use kubernetes::{pods, volumes};
 use membership::decide::next_step::Step;
 use membership::know::names::{LEFT, Ordinal, PERMISSION, RECORD, RECORDED_FOR, TURN};
 use membership::know::observed::{Answered, Observed};
@@ -18,12 +23,6 @@ use serde_json::json;
 use tracing::info;
 
 use crate::failpoint::{self, Failpoint};
-use kubernetes::lease::Lease;
-use kubernetes::objects::{Objects, this_one};
-use kubernetes::pods;
-use kubernetes::report::Reports;
-use kubernetes::serving::permit;
-use kubernetes::volumes;
 
 /// How long a change of members may take: an election may come in between.
 const CHANGE: Duration = Duration::from_secs(5);

@@ -11,6 +11,12 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::api::{Patch, PatchParams, PostParams};
+use kubernetes::lease::Lease;
+use kubernetes::objects::{Objects, is_passing, this_one};
+use kubernetes::pods;
+use kubernetes::report::Reports;
+use kubernetes::statefulset::{adopt, record, replicas};
+use kubernetes::volumes::{self, Volumes, claim_name};
 use membership::decide::bootstrap::{Claim, Data, Place, Seen, Step, next_step, not_decided_in_time, token};
 use membership::know::annotations::Decided;
 use membership::know::names::{BEGUN, BOOTSTRAP, DECIDED, LOOK, MOST_MEMBERS, Ordinal, TARGET, TOKEN, Target};
@@ -23,13 +29,6 @@ use tracing::info;
 use crate::failpoint::{self, Failpoint};
 use crate::run::apply::is_gone;
 use crate::run::waits::Waits;
-use kubernetes::lease::Lease;
-use kubernetes::objects::{Objects, is_passing, this_one};
-use kubernetes::pods;
-use kubernetes::report::Reports;
-use kubernetes::statefulset::replicas;
-use kubernetes::statefulset::{adopt, record};
-use kubernetes::volumes::{self, Volumes, claim_name};
 
 /// The pause between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);

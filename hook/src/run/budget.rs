@@ -8,15 +8,14 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kubernetes::objects::Objects;
+use kubernetes::report::Reports;
 use membership::decide::budget::{in_the_way, min_available, others, warning};
 use membership::decide::next_step::Step;
 use membership::know::names::{TARGET, Target};
 use membership::know::observed::Observed;
 use serde_json::{Value, json};
 use tracing::info;
-
-use kubernetes::objects::Objects;
-use kubernetes::report::Reports;
 
 /// Our field manager.
 const FIELD_MANAGER: &str = "etcd-scaler";

@@ -7,6 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
+use kubernetes::lease::Lease;
+use kubernetes::objects::{Objects, is_passing, patiently};
+use kubernetes::report::{self, Reports};
+use kubernetes::serving;
+use kubernetes::statefulset::{adopt, reference, understood};
 use membership::decide::drift::{self, Plan};
 use membership::decide::next_step::Step;
 use membership::know::names::{RECORD, RECORDED_FOR};
@@ -17,14 +22,7 @@ use tracing::info;
 
 use crate::run::apply::Apply;
 use crate::run::observe::Observer;
-use crate::run::scale::Run;
-use crate::run::scale::ScaleArgs;
-use kubernetes::lease::Lease;
-use kubernetes::objects::{Objects, is_passing, patiently};
-use kubernetes::report::{self, Reports};
-use kubernetes::serving;
-use kubernetes::statefulset::reference;
-use kubernetes::statefulset::{adopt, understood};
+use crate::run::scale::{Run, ScaleArgs};
 
 /// How long the Lease is waited for, and how long an observation for which it is refused is made again. A person waits
 /// for it.

@@ -5,19 +5,17 @@ use std::time::Duration;
 
 use anyhow::Context;
 use k8s_openapi::api::apps::v1::StatefulSet;
+use kubernetes::lease::Lease;
+use kubernetes::objects::Objects;
+use kubernetes::pods;
+use kubernetes::statefulset::{adopt, record, replicas};
+use kubernetes::volumes::{Volumes, claim_name};
 use membership::know::names::{MOST_MEMBERS, Ordinal, Target};
 use membership::know::observed::{Observed, Pod, Volume};
 use membership::know::record::{Id, State};
 use membership::know::statefulset::{override_of, rollout, room};
 use membership::know::volume::{OnScaleDown, VolumePlan};
 use tokio::time::Instant;
-
-use kubernetes::lease::Lease;
-use kubernetes::objects::Objects;
-use kubernetes::pods;
-use kubernetes::statefulset::replicas;
-use kubernetes::statefulset::{adopt, record};
-use kubernetes::volumes::{Volumes, claim_name};
 
 /// How long one member may take to answer, so that members that are away do not hold up the round.
 const ANSWER: Duration = Duration::from_millis(1500);

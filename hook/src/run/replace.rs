@@ -7,6 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::DeleteParams;
+use kubernetes::lease::Lease;
+use kubernetes::objects::{Objects, is_passing, patiently, this_one};
+use kubernetes::report::{self, Reports};
+use kubernetes::statefulset::{adopt, reference, understood};
+use kubernetes::volumes::{self, claim_name};
 use membership::decide::next_step;
 use membership::decide::replace::{self, Asked, Left, Step};
 use membership::know::names::Ordinal;
@@ -21,12 +26,6 @@ use crate::run::drift::DecidedArgs;
 use crate::run::observe::Observer;
 use crate::run::scale::{self, Run};
 use crate::run::waits::Waits;
-use kubernetes::lease::Lease;
-use kubernetes::objects::{Objects, is_passing, patiently, this_one};
-use kubernetes::report::{self, Reports};
-use kubernetes::statefulset::reference;
-use kubernetes::statefulset::{adopt, understood};
-use kubernetes::volumes::{self, claim_name};
 
 /// How long an observation for which it is refused is made again, and how long a member must be seen as lost in every
 /// look: a member that is only late answers the next time.

@@ -4,37 +4,35 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use clap::ValueEnum;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::{Patch, PatchParams};
+use kubernetes::flags::{LeaseArgs, TargetArgs, VolumeArgs};
+use kubernetes::lease::Lease;
+use kubernetes::objects::{Objects, is_passing, patiently};
+use kubernetes::report::{self, Reports};
+use kubernetes::serving::permit;
+use kubernetes::statefulset::{adopt, record, reference, replicas, understood};
 use membership::decide::next_step::{Limits, Step, did_not_join, next_step, out_of_time};
 use membership::know::names::{RECORDED_FOR, SUMMARY, Target};
 use membership::know::observed::Observed;
 use membership::know::summary::{Status, Summary};
 use membership::know::volume::VolumePlan;
 use membership::write::serving::names;
+use operate::validate::{self, Asked};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::checks::before::Before;
-use crate::checks::before::BeforeArgs;
+use crate::checks::before::{Before, BeforeArgs};
 use crate::failpoint::{self, Failpoint};
 use crate::run::apply::{Applied, Apply};
 use crate::run::bootstrap::{Bootstrap, keep_token};
 use crate::run::budget::{Budget, Kept};
 use crate::run::observe::Observer;
 use crate::run::waits::Waits;
-use clap::ValueEnum;
-use kubernetes::flags::{LeaseArgs, TargetArgs, VolumeArgs};
-use kubernetes::lease::Lease;
-use kubernetes::objects::{Objects, is_passing, patiently};
-use kubernetes::report::{self, Reports};
-use kubernetes::serving::permit;
-use kubernetes::statefulset::{adopt, record, understood};
-use kubernetes::statefulset::{reference, replicas};
-use operate::validate::{self, Asked};
 
 /// The pause between two looks while there is nothing to do but wait.
 const LOOK: Duration = Duration::from_millis(100);

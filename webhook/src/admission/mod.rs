@@ -10,14 +10,11 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::DynamicObject;
 use kube::core::admission::{AdmissionRequest, Operation};
 use membership::decide::guard::disruption::{self, Going, Leave};
-use membership::decide::guard::reset;
-use membership::decide::guard::{self, Change, Decision, deletion};
+use membership::decide::guard::{self, Change, Decision, deletion, reset};
 use membership::know::annotations::OnReset;
 use membership::know::names::{MOST_MEMBERS, Ordinal, Target};
-use membership::know::observed;
 use membership::know::pod::{is_ready, owned_by};
-use membership::know::start;
-use membership::know::statefulset;
+use membership::know::{observed, start, statefulset};
 use membership::write::carried::carried;
 use membership::write::pod;
 use membership::write::statefulset::{Update, created, keep_count, over_kept_volumes, over_unheard};
@@ -26,9 +23,8 @@ use tracing::warn;
 
 use crate::admission::held::Held;
 use crate::events::{Events, Reason};
-use crate::health::Health;
 use crate::health::cluster::Cluster;
-use crate::health::controller;
+use crate::health::{Health, controller};
 
 /// The answer to a request.
 #[derive(Debug, PartialEq)]

@@ -18,11 +18,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use job::Seen;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::PostParams;
 use kube::runtime::watcher;
 use kube::{Api, Client};
+use kubernetes::watch::{Change, follow};
 use membership::know::names::{TARGET, Target};
 use membership::know::object::annotation;
 use membership::know::record::State;
@@ -32,13 +34,11 @@ use membership::write::ownership;
 use serde_json::Value;
 use tokio::sync::watch;
 use tracing::{info, warn};
+use volume::Volumes;
 
 use crate::events::{Events, Reason, hash};
 use crate::health::Health;
 use crate::health::cluster::{Cluster, FIELD_MANAGER, Live};
-use job::Seen;
-use kubernetes::watch::{Change, follow};
-use volume::Volumes;
 
 /// How long a change waits for Helm's own Job, which does the same work. Without `--wait` Helm makes it right after the
 /// objects, and one Job is easier to follow than two.

@@ -1,7 +1,8 @@
 //! When a Job is wanted, and when it is made.
 
-use super::*;
 use serde_json::json;
+
+use super::*;
 
 pub fn statefulset(replicas: u32, record: Option<&str>) -> Value {
     let annotations =

@@ -16,13 +16,13 @@ use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::ApiResource;
 use kube::runtime::watcher;
 use kube::{Api, Client};
+use kubernetes::watch::follow;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::health::cluster::FIELD_MANAGER;
 use crate::server::readiness::Readiness;
-use kubernetes::watch::follow;
 
 /// The pause before a written caBundle is read back.
 const READ_BACK: Duration = Duration::from_millis(500);

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ObjectMeta, PostParams};
 use kube::runtime::watcher;
 use kube::{Api, Client};
+use kubernetes::watch::follow;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -23,7 +24,6 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::health::cluster::FIELD_MANAGER;
-use kubernetes::watch::follow;
 
 /// The pause between two looks whether the certificate is due for renewal; a look makes no request.
 const EVERY: Duration = Duration::from_secs(3600);

@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use etcd::{Saved, Sha256};
+use operate::output::Output;
 use serde::Serialize;
 
 use super::name::Name;
-use operate::output::Output;
 
 /// One snapshot.
 #[derive(Debug, Serialize)]

@@ -1,9 +1,10 @@
 //! What `hook status` answers, for people and for programs.
 
-use super::*;
-use crate::documented::documented;
 use membership::know::observed::{Database, ListedMember};
 use membership::world::puls8;
+
+use super::*;
+use crate::documented::documented;
 
 /// A cluster with everything that a status can show.
 fn seen() -> Seen {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::*;
-use crate::documented::documented;
 use etcd::{Counts, Hashed};
 use membership::world::puls8;
+
+use super::*;
+use crate::documented::documented;
 
 fn voters(count: u32) -> Vec<Voter> {
     (0..count).map(|ordinal| Voter { ordinal, member: Id(u64::from(ordinal) + 1) }).collect()
